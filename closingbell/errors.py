@@ -1,0 +1,99 @@
+"""What went wrong, grouped by what the caller should do about it.
+
+    ClosingbellError
+    ├── ConfigurationError    stop; a person has to set something      (no gap: nothing was asked)
+    ├── RetryableError        wait (honour ``retry_after``), ask again  -> gap reason ``failed``
+    │   └── MalformedResponseError   the answer breaks its own contract -> gap reason ``failed``
+    ├── NotYetPublishedError  ask again on the next run                 -> gap reason ``unpublished``
+    ├── NotEntitledError      do not ask again with this plan or key    -> gap reason ``unentitled``
+    ├── UnknownTickerError    the vendor says it does not exist         -> gap reason ``empty``
+    ├── BadDataError          the bar breaks a rule                     -> gap reason ``quarantined``
+    └── FatalError            this run cannot go on
+
+Every message says what failed, the offending value and the fix. ``what`` is the same sentence for every
+ticker that fails the same way, so a report can group by it. No message ever holds a key or a password.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ClosingbellError(Exception):
+    """Base of every error this project raises on purpose.
+
+    Args:
+        what: what failed, without the particulars, so that equal causes compare equal.
+        value: the offending value; never a secret.
+        fix: what the reader should do.
+    """
+
+    #: The gap reason that a cell gets when this error is why it has no bar; None where no cell is concerned.
+    reason: ClassVar[str | None] = None
+
+    def __init__(self, what: str, *, value: object = None, fix: str = "") -> None:
+        self.what = what
+        self.value = value
+        self.fix = fix
+        shown = what if value is None else f"{what}: {value}"
+        super().__init__(f"{shown}. {fix}" if fix else shown)
+
+
+class ConfigurationError(ClosingbellError):
+    """A setting is missing or wrong; nothing will work until a person changes it."""
+
+
+class RetryableError(ClosingbellError):
+    """The call may succeed later.
+
+    Args:
+        retry_after: seconds the server asked us to wait, if it said so.
+        status: the HTTP status, if there was an answer.
+    """
+
+    reason = "failed"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        value: object = None,
+        fix: str = "",
+        retry_after: float | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(what, value=value, fix=fix)
+        self.retry_after = retry_after
+        self.status = status
+
+
+class MalformedResponseError(RetryableError):
+    """The answer is truncated, of another ticker, or short of its own count: a failure, never an empty success."""
+
+
+class NotYetPublishedError(ClosingbellError):
+    """The vendor has not published this session yet."""
+
+    reason = "unpublished"
+
+
+class NotEntitledError(ClosingbellError):
+    """The key's plan does not include this data; asking again changes nothing."""
+
+    reason = "unentitled"
+
+
+class UnknownTickerError(ClosingbellError):
+    """The vendor knows no such ticker."""
+
+    reason = "empty"
+
+
+class BadDataError(ClosingbellError):
+    """A bar breaks a rule and belongs in quarantine."""
+
+    reason = "quarantined"
+
+
+class FatalError(ClosingbellError):
+    """This run cannot go on, and waiting would not help."""

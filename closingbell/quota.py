@@ -1,0 +1,62 @@
+"""The vendor's quota: how many calls in how long, and the gate that every call passes."""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from closingbell.errors import ConfigurationError
+
+_UNITS: Final = {"s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0}
+_RATE: Final = re.compile(r"(?P<calls>\d+)\s*(?:/\s*(?P<count>\d+(?:\.\d+)?)?\s*(?P<unit>[a-z]+))?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """At most ``calls`` calls in any window of ``seconds`` seconds."""
+
+    calls: int
+    seconds: float
+
+    @classmethod
+    def parse(cls, text: str) -> Quota:
+        """Read ``5`` (a minute), ``100/s``, ``5/min`` or ``5/6s``.
+
+        Raises:
+            ConfigurationError: the text is none of these, or allows no call at all.
+        """
+        match = _RATE.fullmatch(text.strip())
+        unit = (match["unit"] or "min").lower() if match else ""
+        calls = int(match["calls"]) if match else 0
+        seconds = float(match["count"] or 1) * _UNITS.get(unit, 0.0) if match else 0.0
+        if calls < 1 or seconds <= 0:
+            raise ConfigurationError(
+                "the quota is not a rate",
+                value=repr(text),
+                fix="Set POLYGON_CALLS_PER_MINUTE to calls a minute (5), or to a rate with a unit: 100/s, 5/min, 5/6s.",
+            )
+        return cls(calls, seconds)
+
+    @property
+    def interval(self) -> float:
+        """Seconds of quota that one call uses up."""
+        return self.seconds / self.calls
+
+    def __str__(self) -> str:
+        unit = {1.0: "second", 60.0: "minute", 3600.0: "hour"}.get(self.seconds, f"{self.seconds:g} s")
+        return f"{self.calls:,} calls a {unit}" if unit.isalpha() else f"{self.calls:,} calls in {unit}"
+
+
+class Gate(Protocol):
+    """What a source passes through for every call, so that no call happens outside the quota."""
+
+    def call(self) -> AbstractContextManager[None]:
+        """Wait until the quota has room; the body sends one request and ends when the answer's head is in.
+
+        The call counts against the quota from entry until the quota's window after exit has passed.
+        """
+
+    def pause(self, seconds: float) -> None:
+        """Let no further call start for this long: the vendor said so (429)."""

@@ -1,0 +1,107 @@
+"""Every setting, read in one place from the environment and ``.env``.
+
+Nothing else in the project looks at ``os.environ`` for its configuration.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from closingbell.errors import ConfigurationError
+from closingbell.quota import Quota
+
+POLYGON_URL = "https://api.polygon.io"
+
+
+class Settings(BaseSettings):
+    """The settings, one environment variable each, of the same name in capitals.
+
+    Build it with :func:`load`, which turns a bad value into a readable error.
+    """
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    database_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL of the database that holds the bars; unset: an embedded PostgreSQL."
+    )
+    polygon_api_key: SecretStr | None = Field(
+        None, description="The key for Polygon.io (Massive); unset: a stand-in market on loopback."
+    )
+    polygon_base_url: str = Field(POLYGON_URL, description="Where Polygon's REST API is served.")
+    polygon_calls_per_minute: str = Field(
+        "", description="The quota: calls a minute, or a rate such as 100/s. Unset: 5 a minute, and 100/s on the stand-in."
+    )
+    polygon_connect_timeout: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
+    polygon_read_timeout: float = Field(30.0, gt=0, description="Seconds a response may stay silent.")
+    polygon_call_timeout: float = Field(120.0, gt=0, description="Seconds one call may take in all, body included.")
+    databento_api_key: SecretStr | None = Field(None, description="The key for Databento, the second source.")
+    prefect_api_url: str | None = Field(None, description="The Prefect server's API; unset: a local server.")
+    batch_size: int = Field(25, ge=1, le=10_000, description="Calls in one mapped task.")
+    max_retries: int = Field(3, ge=0, le=100, description="Times a task asks again for what failed.")
+    retry_delay: float = Field(2.0, ge=0, description="Seconds before the first retry; doubles each time.")
+    fetch_threads: int = Field(8, ge=1, le=64, description="Batches worked on at once in one run.")
+    closingbell_home: Path = Field(Path(".closingbell"), description="Where the embedded parts and the reports live.")
+    closingbell_now: AwareDatetime | None = Field(
+        None, description="Freeze the clock at this instant (ISO 8601 with offset), to replay a night."
+    )
+    market_size: int = Field(11_000, ge=1, description="Tickers on the stand-in's market day.")
+    market_seed: int = Field(1792, ge=0, description="Seed of the stand-in's generated bars.")
+    market_replay: Path | None = Field(None, description="A parquet or CSV file of bars for the stand-in to serve.")
+
+    @field_validator("closingbell_home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().resolve()
+
+    @field_validator("polygon_calls_per_minute")
+    @classmethod
+    def _a_rate(cls, text: str) -> str:
+        if text:
+            Quota.parse(text)
+        return text
+
+    @property
+    def uses_stand_in(self) -> bool:
+        """Whether the bars come from the stand-in market, because no key is set."""
+        return self.polygon_api_key is None
+
+    @property
+    def quota(self) -> Quota:
+        """The quota in force: what is set, else the free plan's (5 a minute), else the stand-in's (100 a second)."""
+        return Quota.parse(self.polygon_calls_per_minute or ("100/s" if self.uses_stand_in else "5/min"))
+
+    @property
+    def now(self) -> datetime | None:
+        """The frozen instant, if the clock is frozen."""
+        return self.closingbell_now
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings; keyword arguments win over the environment, the environment over ``.env``.
+
+    Raises:
+        ConfigurationError: a value cannot be read, or two contradict each other.
+    """
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"]).upper()
+        secret = any(word in name for word in ("KEY", "URL"))
+        raise ConfigurationError(
+            f"the setting {name} cannot be used",
+            value="(not shown)" if secret else repr(first.get("input")),
+            fix=f"{first['msg']}. See docs/settings.md.",
+        ) from None
+    if settings.polygon_api_key is None and settings.polygon_base_url != POLYGON_URL:
+        raise ConfigurationError(
+            "POLYGON_BASE_URL is set but POLYGON_API_KEY is not",
+            value=settings.polygon_base_url,
+            fix="Set the key that this address expects, or unset the address to use the stand-in market.",
+        )
+    return settings

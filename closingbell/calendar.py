@@ -1,0 +1,255 @@
+"""Sessions, their opens and closes, and which of them the vendor should have published by now.
+
+A *session* is a date of the calendar of a ticker's asset class; the ticker's prefix says which class it is:
+
+========  =========  ==========================================  ================================
+class     ticker     sessions                                    a session's bars lie within
+========  =========  ==========================================  ================================
+stocks    ``AAPL``   XNYS, by exchange-calendars, half days      09:30 New York to the day's close
+crypto    ``X:...``  every UTC day                               00:00Z to 24:00Z
+fx        ``C:...``  every UTC day but Saturday                  00:00Z to 24:00Z
+========  =========  ==========================================  ================================
+
+The currency market is open from Sunday 17:00 to Friday 17:00, New York, all of it on the UTC days Sunday to Friday.
+The vendor cuts its daily bars at midnight UTC, has one for Sundays (a few thousand quotes) and none but leftovers for
+Saturdays: in a genuine body for EURUSD, January 2023, Saturday's bar held 2 quotes and its neighbours 207,800 and
+4,731. Hence Saturday is no session: a bar there is outside of every cell. Holidays are sessions, for the same body
+has a bar on 1 January.
+
+The ``ts`` of a daily bar is its session's open as given by :meth:`Calendar.opens`, whatever instant the vendor stamps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from typing import Any, Final, Literal
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from closingbell.errors import ConfigurationError
+
+AssetClass = Literal["stocks", "crypto", "fx"]
+
+#: Arrays of session dates, and of instants in UTC.
+Days = NDArray[np.datetime64]
+Instants = NDArray[np.datetime64]
+
+NEW_YORK: Final = ZoneInfo("America/New_York")
+
+#: The sessions that are known. The vendor's history starts in 2003 and index membership in 1996; the far end costs
+#: nothing to build and spares a long-lived process from running out of calendar.
+FIRST_DAY: Final = date(1990, 1, 1)
+LAST_DAY: Final = date(2099, 12, 31)
+
+#: A session's bars are due this long after 00:00Z of its date: at 05:00Z on the next day. The vendor's free plan serves
+#: end-of-day data: it refuses "today" (403), and has yesterday by about 05:00Z.
+PUBLISHED_AFTER: Final = timedelta(days=1, hours=5)
+
+#: The free plan reaches two years back.
+HISTORY_YEARS: Final = 2
+
+_DAY: Final = np.timedelta64(1, "D")
+_WEEKMASKS: Final[dict[str, str]] = {"crypto": "1111111", "fx": "1111101"}  # Monday first
+
+
+def asset_class(ticker: str) -> AssetClass:
+    """The asset class that a ticker's prefix names; a ticker without one is a stock (or an ETF).
+
+    Raises:
+        ConfigurationError: an index (``I:``), an option (``O:``) or a future (``NQ.v.0``), which have no calendar here.
+    """
+    prefix, colon, _ = ticker.partition(":")
+    if not colon:
+        symbol, _, roll = ticker.partition(".")
+        if symbol and roll[:2] in {"v.", "c.", "n."}:
+            raise _no_calendar("futures", ticker)
+        return "stocks"
+    if prefix == "X":
+        return "crypto"
+    if prefix == "C":
+        return "fx"
+    raise _no_calendar({"I": "indices", "O": "options"}.get(prefix, f"the prefix {prefix + ':'!r}"), ticker)
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """The sessions of one asset class, from :data:`FIRST_DAY` to :data:`LAST_DAY`; get it by :func:`calendar_for`.
+
+    Session dates are ``datetime64[D]`` arrays and instants ``datetime64[us]`` arrays in UTC. Single dates are
+    ``datetime.date``. ``now`` is always an aware ``datetime``, of any zone; a naive one raises ``ConfigurationError``.
+    """
+
+    asset_class: AssetClass
+
+    def sessions(self, start: date, end: date) -> Days:
+        """The sessions from ``start`` to ``end``, both included, ascending; empty if ``end`` is before ``start``.
+
+        Raises:
+            ConfigurationError: a date outside of the years that the calendar knows.
+        """
+        first, last = _known(start), _known(end)
+        if self.asset_class == "stocks":
+            days = _xnys().days
+            low, high = np.searchsorted(days, [first, last + _DAY])
+            return days[low:high].copy()
+        days = np.arange(first, max(first, last + _DAY), dtype="M8[D]")
+        return days[self.is_session(days)]
+
+    def is_session(self, days: ArrayLike) -> NDArray[np.bool_]:
+        """Which of ``days`` (any shape, ``datetime64[D]``) are sessions; NaT and unknown years are not."""
+        asked = np.asarray(days, "M8[D]")
+        known = (asked >= np.datetime64(FIRST_DAY)) & (asked <= np.datetime64(LAST_DAY))
+        if self.asset_class == "stocks":
+            table = _xnys().days
+            position = np.searchsorted(table, asked).clip(max=len(table) - 1)
+            return np.asarray(known & (table[position] == asked))
+        return np.asarray(known & np.is_busday(asked, _WEEKMASKS[self.asset_class]))
+
+    def opens(self, sessions: ArrayLike) -> Instants:
+        """The instants at which ``sessions`` open, in their shape: also the ``ts`` of their daily bars.
+
+        Raises:
+            ValueError: one of them is not a session.
+        """
+        return self._instants(sessions, lambda table: table.opens, np.timedelta64(0, "D"))
+
+    def closes(self, sessions: ArrayLike) -> Instants:
+        """The instants at which ``sessions`` close, in their shape; a bar of the session opens before it.
+
+        Raises:
+            ValueError: one of them is not a session.
+        """
+        return self._instants(sessions, lambda table: table.closes, _DAY)
+
+    def session_of(self, instants: ArrayLike) -> Days:
+        """The date to which bars opening at ``instants`` (``datetime64[us]``, UTC) belong, in their shape.
+
+        For stocks the date in New York, so that 00:00 New York, pre-market and after-hours all fall on their session;
+        else the date in UTC. The result need not be a session: ask :meth:`is_session`.
+        """
+        utc = np.asarray(instants, "M8[us]")
+        if self.asset_class != "stocks":
+            return utc.astype("M8[D]")
+        # New York's offset from UTC only ever changes on the hour, and a page of bars spans few distinct hours.
+        hours, position = np.unique(utc.astype("M8[h]"), return_inverse=True)
+        offsets = np.array([_new_york_offset(hour) for hour in hours.tolist()], "m8[us]")
+        return np.asarray((utc + offsets[position].reshape(utc.shape)).astype("M8[D]"))
+
+    def last_closed(self, now: datetime) -> date:
+        """The last session whose close is at or before ``now``."""
+        instant = _utc(now)
+        if self.asset_class == "stocks":
+            table = _xnys()
+            return _day(table.days[np.searchsorted(table.closes, instant, side="right") - 1])
+        return self._on_or_before(instant.astype("M8[D]") - _DAY)
+
+    def last_due(self, now: datetime) -> date:
+        """The last session that the vendor should have published by ``now``; see :data:`PUBLISHED_AFTER`."""
+        return self._on_or_before((_utc(now) - np.timedelta64(PUBLISHED_AFTER)).astype("M8[D]"))
+
+    def default_start(self, now: datetime) -> date:
+        """The first session the free plan serves: on or after today in New York, less two years, plus a day."""
+        _utc(now)
+        today = now.astimezone(NEW_YORK).date()
+        leap = (today.month, today.day) == (2, 29)
+        then = today.replace(year=today.year - HISTORY_YEARS, day=28 if leap else today.day) + timedelta(days=1)
+        # No calendar here is closed for longer than this; the New York exchange's longest was a week, in 2001.
+        return _day(self.sessions(then, then + timedelta(days=14))[0])
+
+    def _on_or_before(self, day: np.datetime64) -> date:
+        last = _day(day)
+        return _day(self.sessions(last - timedelta(days=14), last)[-1])
+
+    def _instants(self, sessions: ArrayLike, column: Callable[[_Table], Instants], shift: np.timedelta64) -> Instants:
+        asked = np.asarray(sessions, "M8[D]")
+        mask = self.is_session(asked)
+        if not mask.all():
+            raise ValueError(f"{asked[~mask].flat[0]} is not a session of the {self.asset_class} calendar")
+        if self.asset_class == "stocks":
+            table = _xnys()
+            return np.asarray(column(table)[np.searchsorted(table.days, asked)])
+        return (asked + shift).astype("M8[us]")
+
+
+@cache
+def calendar_for(asset_class: AssetClass) -> Calendar:
+    """The calendar of an asset class, made once in a process.
+
+    Raises:
+        ConfigurationError: there is no such asset class.
+    """
+    if asset_class != "stocks" and asset_class not in _WEEKMASKS:
+        raise ConfigurationError(
+            "there is no calendar for this asset class",
+            value=repr(asset_class),
+            fix=f"Use one of {', '.join(['stocks', *_WEEKMASKS])}.",
+        )
+    return Calendar(asset_class)
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Every session of an exchange: date, open, close; one position each, ascending."""
+
+    days: Days
+    opens: Instants
+    closes: Instants
+
+
+@cache
+def _xnys() -> _Table:
+    # Imported here because it brings pandas: half a second that a command which needs no session should not pay.
+    from exchange_calendars import get_calendar
+
+    # The default range is the last 20 years only. Building this one takes 0.11 s.
+    schedule: Any = get_calendar("XNYS", start=FIRST_DAY.isoformat(), end=LAST_DAY.isoformat()).schedule
+    table = _Table(
+        schedule.index.to_numpy().astype("M8[D]"),
+        schedule["open"].dt.tz_localize(None).to_numpy().astype("M8[us]"),
+        schedule["close"].dt.tz_localize(None).to_numpy().astype("M8[us]"),
+    )
+    for array in (table.days, table.opens, table.closes):
+        array.setflags(write=False)
+    return table
+
+
+def _known(day: date) -> np.datetime64:
+    if isinstance(day, datetime) or not FIRST_DAY <= day <= LAST_DAY:
+        raise ConfigurationError(
+            "the calendar does not know this date", value=day, fix=f"Use dates from {FIRST_DAY} to {LAST_DAY}."
+        )
+    return np.datetime64(day, "D")
+
+
+def _utc(now: datetime) -> np.datetime64:
+    if now.tzinfo is None or now.utcoffset() is None:
+        raise ConfigurationError(
+            "the calendar was asked with a time that has no time zone",
+            value=now.isoformat(),
+            fix="Pass an aware instant, such as datetime.now(UTC).",
+        )
+    instant = now.astimezone(UTC)
+    _known(instant.date())
+    return np.datetime64(instant.replace(tzinfo=None), "us")
+
+
+def _day(day: np.datetime64) -> date:
+    converted: date = day.astype("M8[D]").item()
+    return converted
+
+
+def _new_york_offset(hour: datetime | None) -> timedelta | None:
+    return None if hour is None else hour.replace(tzinfo=UTC).astimezone(NEW_YORK).utcoffset()
+
+
+def _no_calendar(what: str, ticker: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"there is no calendar for {what}",
+        value=repr(ticker),
+        fix="Use stocks and ETFs (AAPL), crypto (X:BTCUSD) or currencies (C:EURUSD).",
+    )

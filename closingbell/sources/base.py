@@ -1,0 +1,93 @@
+"""What every source offers, and the plain values that it hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Protocol
+
+from closingbell.bars import Bars
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One call's worth of one ticker's bars.
+
+    Attributes:
+        bars: the page's bars, ascending by ``ts``; empty when the vendor has none, and says so.
+        rows: rows read.
+        next: where the next page is (a path with its query, never a host); None on the last page.
+    """
+
+    bars: Bars
+    rows: int
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MarketDayPage:
+    """One session of a whole market, restricted to the tickers wanted.
+
+    Attributes:
+        session: the date asked.
+        bars: daily bars of the wanted tickers, in the vendor's order; a ticker that came twice is there twice.
+        rows: rows read, of whatever ticker.
+        ignored: rows of tickers that nobody asked for.
+    """
+
+    session: date
+    bars: Bars
+    rows: int
+    ignored: int
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A stock split: on and after ``execution_date``, ``split_from`` old shares are ``split_to`` new ones.
+
+    Attributes:
+        ticker: as the vendor writes it.
+        execution_date: the first session in the new scale.
+        split_from: shares before, greater than 0; not always whole.
+        split_to: shares after, greater than 0; not always whole.
+        id: the vendor's identifier, if it sent one.
+    """
+
+    ticker: str
+    execution_date: date
+    split_from: float
+    split_to: float
+    id: str | None = None
+
+
+class Source(Protocol):
+    """A vendor of bars.
+
+    All methods may be used from many threads at once. Every one of them raises the errors of
+    :mod:`closingbell.errors` and no others for what the vendor or the network does.
+    """
+
+    name: str
+
+    def range(self, ticker: str, first: date, last: date, timeframe: str = "1d") -> Iterator[Page]:
+        """The bars of one ticker from session ``first`` to session ``last``, both included; each page is one call."""
+
+    def fetch_range(self, ticker: str, first: date, last: date, timeframe: str = "1d") -> Bars:
+        """All pages of :meth:`range` in one block; all of them or an error."""
+
+    def market_day(
+        self, session: date, asset_class: str = "stocks", wanted: Collection[str] = frozenset()
+    ) -> MarketDayPage:
+        """The daily bars of ``wanted`` tickers on one session; one call, however many tickers."""
+
+    def splits(self, since: date, until: date | None = None, ticker: str | None = None) -> list[Split]:
+        """The splits executed from ``since`` to ``until``, both included."""
+
+    @property
+    def calls(self) -> Mapping[str, int]:
+        """HTTP attempts so far, by kind of call."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds so far, summed over threads: ``waiting`` for the quota, in the ``api``, ``decoding``."""

@@ -1,0 +1,110 @@
+"""An answer's bytes in, checked values out; pure, so that it needs no server to be tested."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from datetime import date
+
+import numpy as np
+from numpy.typing import NDArray
+
+from closingbell.bars import Bars
+from closingbell.calendar import AssetClass, asset_class, calendar_for
+from closingbell.sources.base import MarketDayPage, Split
+from closingbell.sources.polygon import checks
+from closingbell.sources.polygon.wire import MarketDayBody, RangeBody, SplitsBody, columns, decode
+
+_log = logging.getLogger(__name__)
+
+
+def bars_of_range(
+    data: bytes, ticker: str, first: date, last: date, timeframe: str, previous: np.datetime64 | None, subject: str
+) -> tuple[Bars, str | None]:
+    """One page of one ticker's bars, and the address of the next page if there is one.
+
+    Args:
+        data: the body.
+        ticker: the one asked.
+        first: the first session asked.
+        last: the last session asked.
+        timeframe: one of :data:`~closingbell.bars.TIMEFRAMES`.
+        previous: the ``ts`` of the last bar of the page before, if there was one.
+        subject: what was asked, for the errors' texts.
+
+    Raises:
+        MalformedResponseError: one of :mod:`~closingbell.sources.polygon.checks` fails.
+    """
+    body = decode(data, RangeBody, subject)
+    checks.status(body, subject)
+    checks.ticker(body, ticker, subject)
+    checks.count(body, body.results, subject)
+    kind = asset_class(ticker)
+    _warn_if_adjusted(body, kind, subject)
+    rows = columns(body.results or ())
+    checks.order(rows["ts"], subject)
+    rows["session"] = calendar_for(kind).session_of(rows["ts"])
+    checks.within(rows["session"], first, last, subject)
+    if timeframe == "1d":
+        _open_at_the_bell(rows, kind)
+    checks.follows(rows["ts"], previous, subject)
+    return Bars((ticker,), rows, timeframe), body.next_url
+
+
+def market_day(data: bytes, session: date, kind: AssetClass, wanted: Collection[str], subject: str) -> MarketDayPage:
+    """One session of a market, restricted to ``wanted``; the vendor's order and any duplicates are kept.
+
+    A row is keyed by the date asked when its stamp (the close, 16:00 New York) is on that date, as it should be.
+
+    Raises:
+        MalformedResponseError: one of :mod:`~closingbell.sources.polygon.checks` fails.
+    """
+    body = decode(data, MarketDayBody, subject)
+    checks.status(body, subject)
+    checks.count(body, body.results, subject)
+    _warn_if_adjusted(body, kind, subject)
+    results = body.results or []
+    checks.tickers_once([row.T for row in results], subject)
+    stamps = np.array([row.t for row in results], np.float64).astype(np.int64).astype("M8[ms]")
+    checks.on_day(calendar_for(kind).session_of(stamps), session, subject)
+    chosen = [row for row in results if row.T in wanted]
+    number: dict[str, int] = {}
+    positions = [number.setdefault(row.T, len(number)) for row in chosen]
+    rows = columns(chosen)
+    rows["ticker"] = positions
+    rows["session"] = calendar_for(kind).session_of(rows["ts"])
+    _open_at_the_bell(rows, kind)
+    return MarketDayPage(session, Bars(tuple(number), rows), len(results), len(results) - len(chosen))
+
+
+def splits(
+    data: bytes, since: date, until: date | None, ticker: str | None, subject: str
+) -> tuple[list[Split], str | None]:
+    """One page of splits, and the address of the next page if there is one.
+
+    Raises:
+        MalformedResponseError: the status is not good, there is no list, or an entry was not asked for.
+    """
+    body = decode(data, SplitsBody, subject)
+    checks.status(body, subject)
+    found = [
+        Split(row.ticker, row.execution_date, row.split_from, row.split_to, row.id)
+        for row in checks.listed(body, subject)
+    ]
+    for split in found:
+        checks.asked(split, since, until, ticker, subject)
+    return found, body.next_url
+
+
+def _open_at_the_bell(rows: NDArray[np.void], kind: AssetClass) -> None:
+    """Let daily bars open with their session; one on a day that is no session keeps the vendor's instant."""
+    calendar = calendar_for(kind)
+    known = calendar.is_session(rows["session"])
+    ts = rows["ts"]
+    ts[known] = calendar.opens(rows["session"][known])
+
+
+def _warn_if_adjusted(body: RangeBody | MarketDayBody, kind: AssetClass, subject: str) -> None:
+    """We ask for raw prices always; only stocks split."""
+    if body.adjusted and body.results and kind == "stocks":
+        _log.warning("The vendor calls the prices of %s adjusted, though raw ones were asked for.", subject)

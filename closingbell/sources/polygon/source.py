@@ -1,0 +1,259 @@
+"""The source itself: three kinds of call, through the vendor's own client."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from typing import Final, NoReturn, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+from polygon import RESTClient
+
+from closingbell.bars import Bars
+from closingbell.calendar import AssetClass
+from closingbell.errors import ClosingbellError, ConfigurationError, UnknownTickerError
+from closingbell.quota import Gate
+from closingbell.sources.base import MarketDayPage, Page, Split
+from closingbell.sources.polygon import answers
+from closingbell.sources.polygon.cursor import Cursors
+from closingbell.sources.polygon.transport import Answer, Limits, Redactor, Tally, Transport
+
+#: Our timeframes as the vendor's multiplier and timespan.
+_TIMESPANS: Final = {
+    "1d": (1, "day"),
+    "1h": (1, "hour"),
+    "30m": (30, "minute"),
+    "15m": (15, "minute"),
+    "5m": (5, "minute"),
+    "1m": (1, "minute"),
+}
+
+#: The vendor's maximum of base bars a page; its default is a tenth of it.
+PAGE: Final = 50_000
+
+#: The vendor's maximum of splits a page; its default is 10.
+SPLITS_PAGE: Final = 1_000
+
+#: The letters of every kind of symbol that the vendor lists, e.g. ``BRK.B``, ``PEBpE``, ``X:BTCUSD``.
+_TICKER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_+\-]{0,39}")
+
+_MARKETS: Final = {"stocks": ("us", "stocks"), "crypto": ("global", "crypto"), "fx": ("global", "fx")}
+
+
+class PolygonSource:
+    """Bars and splits from Polygon.io (Massive), raw: prices are never adjusted for splits.
+
+    Every page of every call is one HTTP attempt, which passes ``gate`` and is never repeated here. An instance may be
+    used from ``pool_size`` threads at once, over connections that stay open.
+
+    Args:
+        api_key: sent in the Authorization header, and nowhere else.
+        base_url: where the REST API is served, ``http`` or ``https``, without a query.
+        gate: what every attempt passes. After a 429 it is told to pause for as long as Retry-After says, else for
+            ``pause`` seconds.
+        connect_timeout: seconds for a connection.
+        read_timeout: seconds that an answer may stay silent.
+        call_timeout: seconds that an attempt may take in all, from the gate's permission to the last byte.
+        max_bytes: of a body, before and after unzipping; the largest real page has about 5 MB.
+        pool_size: connections kept open.
+        pause: the window of the quota, in seconds: after that long, an exceeded quota is free again.
+
+    Raises:
+        ConfigurationError: the key or the address cannot be one.
+    """
+
+    name = "polygon"
+
+    def __init__(
+        self,
+        api_key: str,
+        base_url: str,
+        gate: Gate,
+        *,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 30.0,
+        call_timeout: float = 120.0,
+        max_bytes: int = 64 * 1024 * 1024,
+        pool_size: int = 8,
+        pause: float = 60.0,
+    ) -> None:
+        self.base_url = _checked_url(base_url)
+        if not re.fullmatch(r"[!-~]+", api_key):
+            raise ConfigurationError(
+                "POLYGON_API_KEY cannot be a key", fix="Set it to one word: no spaces, line ends or accents"
+            )
+        limits = Limits(connect_timeout, read_timeout, call_timeout, max_bytes, pause)
+        self._tally = Tally()
+        self._redact = Redactor(api_key)
+        self._transport = Transport(gate, limits, pool_size, self._redact, self._tally)
+        self._client = RESTClient(api_key, base=self.base_url, retries=0, pagination=False)
+        # The client keeps a second client for experimental calls; neither may get round the gate.
+        self._client.client = self._client.vx.client = self._transport
+
+    def __repr__(self) -> str:
+        return f"PolygonSource({self.base_url!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a source holds a key and connections: build it in the process that uses it")
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._transport.close()
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """HTTP attempts so far by kind: ``range``, ``market_day``, ``splits``."""
+        return self._tally.calls
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds so far, summed over threads: ``waiting`` at the gate, in the ``api``, ``decoding`` and checking."""
+        return self._tally.seconds
+
+    def range(self, ticker: str, first: date, last: date, timeframe: str = "1d") -> Iterator[Page]:
+        """The bars of one ticker from ``first`` to ``last``, both included, page by page; each page is one call.
+
+        A daily bar's session is the date of the vendor's stamp (00:00 New York for stocks, else 00:00 UTC) and its
+        ``ts`` that session's open. An intraday bar keeps the vendor's instant.
+
+        Args:
+            ticker: as the vendor writes it.
+            first: the first session, a date in New York for stocks, else in UTC.
+            last: the last session.
+            timeframe: one of :data:`~closingbell.bars.TIMEFRAMES`.
+
+        Raises:
+            ClosingbellError: see :mod:`closingbell.sources.polygon.errors` for what the vendor refuses, and
+                :mod:`closingbell.sources.polygon.checks` for what is refused of an answer. Pages that came before
+                the error are not to be taken for the whole.
+        """
+        multiplier, timespan = _TIMESPANS[timeframe]
+        _check_dates(first, last)
+        _check_ticker(ticker)
+        subject = f"{ticker} {timeframe} {first}..{last}"
+        cursors = Cursors(f"/v2/aggs/ticker/{ticker}/range/{multiplier}/{timespan}/", subject)
+        answer = self._client.list_aggs(
+            ticker, multiplier, timespan, first, last, adjusted=False, sort="asc", limit=PAGE, raw=True
+        )
+        previous: np.datetime64 | None = None
+        while True:
+            with self._reading():
+                bars, next_url = answers.bars_of_range(answer.data, ticker, first, last, timeframe, previous, subject)
+                target = cursors.follow(next_url, advanced=len(bars) > 0)
+            yield Page(bars, len(bars), target)
+            if target is None:
+                return
+            if len(bars):
+                previous = bars.rows["ts"][-1]
+            answer = self._page(target)
+
+    def fetch_range(self, ticker: str, first: date, last: date, timeframe: str = "1d") -> Bars:
+        """All pages of :meth:`range` in one block: all of them, or the error of the one that failed."""
+        return Bars.concat(page.bars for page in self.range(ticker, first, last, timeframe))
+
+    def market_day(
+        self, session: date, asset_class: str = "stocks", wanted: Collection[str] = frozenset()
+    ) -> MarketDayPage:
+        """The daily bars of ``wanted`` tickers on one session, in one call.
+
+        The vendor stamps these bars with the close; a bar whose stamp is on the date asked is of that session. One
+        whose stamp is on another date keeps that date, so that the rules see a bar that was not asked.
+
+        Args:
+            session: a date in New York for stocks, else in UTC.
+            asset_class: ``stocks``, ``crypto`` or ``fx``.
+            wanted: tickers as the vendor writes them; others are counted and dropped.
+
+        Raises:
+            ClosingbellError: as for :meth:`range`.
+        """
+        _check_dates(session, session)
+        locale, market = _MARKETS[asset_class]
+        subject = f"market day {session} of {asset_class}"
+        answer = self._client.get_grouped_daily_aggs(
+            session, adjusted=False, locale=locale, market_type=market, include_otc=False, raw=True
+        )
+        with self._reading():
+            kind = cast(AssetClass, asset_class)
+            return answers.market_day(answer.data, session, kind, frozenset(wanted), subject)
+
+    def splits(self, since: date, until: date | None = None, ticker: str | None = None) -> list[Split]:
+        """The splits executed from ``since`` to ``until``, both included, or announced for later if ``until`` is None.
+
+        Of several entries for one ticker and date (the vendor has such) the last one counts. One call for each
+        1,000 splits.
+
+        Raises:
+            ClosingbellError: as for :meth:`range`.
+        """
+        _check_dates(since, until or since)
+        if ticker is not None:
+            _check_ticker(ticker)
+        subject = f"splits {ticker or ''} since {since}".replace("  ", " ")
+        cursors = Cursors("/v3/reference/splits", subject)
+        answer = self._client.list_splits(
+            ticker=ticker,
+            execution_date_gte=since.isoformat(),
+            execution_date_lte=until and until.isoformat(),
+            limit=SPLITS_PAGE,
+            sort="execution_date",
+            order="asc",
+            raw=True,
+        )
+        found: dict[tuple[str, date], Split] = {}
+        while True:
+            with self._reading():
+                known = len(found)
+                page, next_url = answers.splits(answer.data, since, until, ticker, subject)
+                found.update({(split.ticker, split.execution_date): split for split in page})
+                target = cursors.follow(next_url, advanced=len(found) > known)
+            if target is None:
+                return list(found.values())
+            answer = self._page(target)
+
+    def _page(self, target: str) -> Answer:
+        answer: Answer = self._client._get(path=target, params={}, raw=True)
+        return answer
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Time the decoding; an error in it has no key in its text, though an answer may have quoted it."""
+        with self._tally.time("decoding"):
+            try:
+                yield
+            except ClosingbellError as error:
+                self._redact.clean(error)
+                raise
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.username or parts.password or parts.query or parts.fragment or not url.isascii():
+        raise ConfigurationError(
+            "POLYGON_BASE_URL is not an address",
+            fix="Set it to http(s)://host[:port], without a key or a question mark",
+        )
+    return url.rstrip("/")
+
+
+def _check_dates(first: date, last: date) -> None:
+    for day in (first, last):
+        if isinstance(day, datetime) or not isinstance(day, date):
+            raise TypeError(f"a session is a date, not {day!r}")
+    if last < first:
+        raise ValueError(f"the last session {last} is before the first, {first}")
+
+
+def _check_ticker(ticker: str) -> None:
+    """Let nothing into a URL's path that could make it another path."""
+    if not _TICKER.fullmatch(ticker):
+        raise UnknownTickerError(
+            "this cannot be a ticker", value=repr(ticker[:60]), fix="Write it as the vendor does, such as BRK.B"
+        )

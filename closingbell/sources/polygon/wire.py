@@ -1,0 +1,138 @@
+"""The vendor's JSON, decoded straight into typed rows and from there into columns.
+
+Field by field as the vendor's answers show them. ``v`` may be fractional and in exponent form, and with it any other
+number, so all are read as floats; instants in milliseconds stay exact (below 2**53). ``vw`` and ``n`` may be absent.
+A number sent as a string is refused. An absent or null price is not: it becomes NaN, for the quality rules to judge,
+since a row lost here would be a row lost without a trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+from numpy.typing import NDArray
+
+from closingbell.bars import BAR, NO_TRADES
+from closingbell.errors import MalformedResponseError
+
+#: Milliseconds since 1970, up to the year 2286: an instant in other units is noticed, and never overflows.
+Milliseconds = Annotated[float, Meta(ge=0, le=1e13)]
+Count = Annotated[float, Meta(ge=0, le=2.0**53)]
+
+
+class Row(Struct, gc=False):
+    """One bar: open, high, low, close, volume, volume-weighted average price, number of trades; ``t`` its instant."""
+
+    t: Milliseconds
+    o: float | None = None
+    h: float | None = None
+    l: float | None = None  # noqa: E741 - the vendor's name
+    c: float | None = None
+    v: float | None = None
+    vw: float | None = None
+    n: Count | None = None
+
+
+class TickerRow(Row, gc=False, kw_only=True):
+    """One bar of a market day, with its ticker."""
+
+    T: str
+
+
+class Envelope(Struct):
+    """What surrounds the rows of a range or a market day; ``error`` and ``message`` come with a bad status."""
+
+    status: str | None = None
+    ticker: str | None = None
+    queryCount: int | None = None  # noqa: N815 - the vendor's name
+    resultsCount: int | None = None  # noqa: N815 - the vendor's name
+    adjusted: bool | None = None
+    next_url: str | None = None
+    error: str | None = None
+    message: str | None = None
+
+
+class RangeBody(Envelope):
+    """``/v2/aggs/ticker/{ticker}/range/...``."""
+
+    results: list[Row] | None = None
+
+
+class MarketDayBody(Envelope):
+    """``/v2/aggs/grouped/...``: no ticker above, one in each row."""
+
+    results: list[TickerRow] | None = None
+
+
+Shares = Annotated[float, Meta(gt=0)]
+
+
+class SplitRow(Struct):
+    """One split: ``split_from`` old shares became ``split_to`` new ones."""
+
+    ticker: str
+    execution_date: date
+    split_from: Shares
+    split_to: Shares
+    id: str | None = None
+
+
+class SplitsBody(Struct):
+    """``/v3/reference/splits``: without counts, so that ``results`` itself is the evidence of emptiness."""
+
+    status: str | None = None
+    results: list[SplitRow] | None = None
+    next_url: str | None = None
+    error: str | None = None
+    message: str | None = None
+
+
+Body = TypeVar("Body", RangeBody, MarketDayBody, SplitsBody)
+
+_DECODERS: Final = {kind: msgspec.json.Decoder(kind) for kind in (RangeBody, MarketDayBody, SplitsBody)}
+
+
+def decode(data: bytes, kind: type[Body], subject: str) -> Body:
+    """Read a body.
+
+    Args:
+        data: the whole body.
+        kind: what it should be.
+        subject: what was asked, for the error's text.
+
+    Raises:
+        MalformedResponseError: it is not JSON, or not of this kind.
+    """
+    try:
+        return _DECODERS[kind].decode(data)  # type: ignore[return-value]
+    except msgspec.ValidationError as error:
+        problem, what = str(error), "the answer has a field of the wrong type"
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        begins = data[:40].decode("ascii", "replace") if data else "nothing"
+        problem, what = f"{error}; it begins {begins!r}", "the answer is not valid JSON"
+    raise MalformedResponseError(what, value=f"{subject}: {problem}", fix="Ask again")
+
+
+def columns(rows: Sequence[Row]) -> NDArray[np.void]:
+    """The rows as an array of dtype :data:`~closingbell.bars.BAR`, shape (n,).
+
+    ``ts`` is the vendor's instant in UTC, ``ticker`` 0 and ``session`` NaT: the caller knows better.
+    """
+    block = np.empty(len(rows), BAR)
+    block["ticker"] = 0
+    block["session"] = np.datetime64("NaT")
+    block["ts"] = np.array([row.t for row in rows], np.float64).astype(np.int64).astype("M8[ms]")
+    # numpy reads None as NaN.
+    block["open"] = np.array([row.o for row in rows], np.float64)
+    block["high"] = np.array([row.h for row in rows], np.float64)
+    block["low"] = np.array([row.l for row in rows], np.float64)
+    block["close"] = np.array([row.c for row in rows], np.float64)
+    block["volume"] = np.array([row.v for row in rows], np.float64)
+    block["vwap"] = np.array([row.vw for row in rows], np.float64)
+    block["trades"] = np.array([NO_TRADES if row.n is None else row.n for row in rows], np.float64).astype(np.int64)
+    return block

@@ -1,0 +1,1 @@
+"""Upkeep of the dated universe that ships with the package."""

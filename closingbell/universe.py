@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from errno import ENOENT
 from functools import cache
 from importlib.resources import files
 from io import StringIO
@@ -41,6 +42,9 @@ TICKER_PATTERN: Final = r"^([XC]:)?[A-Z0-9][A-Za-z0-9]{0,19}(\.[A-Za-z0-9]{1,4})
 
 _TICKER: Final = re.compile(TICKER_PATTERN)
 _HEADER: Final = ("ticker", "symbol")
+
+#: Characters of a line that an error shows: enough for a ticker, not for a key, should someone name the wrong file.
+_SHOWN_OF_A_FILE: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,8 @@ def load(name: str, on: date | None = None) -> tuple[str, ...]:
 
     Args:
         name: one of :data:`NAMES`; those with ``sp500`` may end in ``@`` and a date, ``sp500@2015-06-30``.
-        on: the same date as an argument. None, and no ``@``: the members as of the shipped list.
+        on: the same date as an argument. None, and no ``@``: the members as of the shipped list. The ETFs have no
+            dates and are the same on every day.
 
     Raises:
         ConfigurationError: there is no such universe, the date is no date, or it is before the record of membership.
@@ -130,7 +135,7 @@ def parse_tickers(given: str | Iterable[str]) -> tuple[str, ...]:
     tickers: dict[str, None] = {}
     for number, item in enumerate(items, 1):
         if isinstance(item, str) and item.startswith("@"):
-            tickers |= dict.fromkeys(_from_file(Path(item[1:].strip()).expanduser()))
+            tickers |= dict.fromkeys(_from_file(Path(item[1:].strip())))
         else:
             tickers[_ticker(item, f"ticker {number}")] = None
     if not tickers:
@@ -165,24 +170,23 @@ def _members(day: date | None) -> list[str]:
     return [m.ticker for m in memberships() if (m.end is None if day is None else m.covers(day))]
 
 
-def _ticker(value: object, where: str) -> str:
+def _ticker(value: object, where: str, show: int = 40) -> str:
     text = value if isinstance(value, str) else ""
     if _TICKER.fullmatch(text):
         return text
-    shown = repr(value)
-    raise ConfigurationError(
-        "this is not a ticker",
-        value=f"{shown if len(shown) <= 40 else shown[:40] + '…'} ({where})",
-        fix=_hint(text),
-    )
+    raw = text or repr(value)
+    shown = repr(raw if len(raw) <= show else raw[:show] + "…") if text else raw[:show]
+    raise ConfigurationError("this is not a ticker", value=f"{shown} ({where})", fix=_hint(text))
 
 
 def _hint(text: str) -> str:
     if _TICKER.fullmatch(text.strip()):
         return "Remove the white space around it."
+    if len(text.split()) > 1:
+        return "Write each ticker by itself."
     if re.match(r"[IO]:", text):
         return "Indices and options have no bars here; use stocks, ETFs, X: (crypto) or C: (currencies)."
-    if re.fullmatch(r"[A-Z]+[-/ ][A-Z]", text):
+    if re.fullmatch(r"[A-Z]+[-/][A-Z]", text):
         return f"The vendor writes share classes with a dot: {text[:-2]}.{text[-1]}."
     if re.fullmatch(r"[xc]:\w+|[a-z0-9.]+", text) and _TICKER.fullmatch(text.upper()):
         return f"Tickers are case-sensitive: {text.upper()}?"
@@ -191,6 +195,8 @@ def _hint(text: str) -> str:
 
 def _from_file(path: Path) -> Iterator[str]:
     try:
+        if not path.is_file():  # nor a directory, nor a device that never ends
+            raise FileNotFoundError(ENOENT, "no such file")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigurationError(
@@ -222,7 +228,7 @@ def _from_lines(path: Path, lines: Iterable[str]) -> Iterator[str]:
                 fix="Write one ticker a line, or head the column with 'ticker' or 'symbol'.",
             )
         if ticker:
-            yield _ticker(ticker, f"line {number} of {path}")
+            yield _ticker(ticker, f"line {number} of {path}", _SHOWN_OF_A_FILE)
 
 
 def _from_csv(path: Path, lines: list[str], column: int, delimiter: str) -> Iterator[str]:
@@ -231,7 +237,8 @@ def _from_csv(path: Path, lines: list[str], column: int, delimiter: str) -> Iter
         filled = (row for row in reader if any(cell.strip() for cell in row))
         next(filled)
         for row in filled:
-            yield _ticker(row[column].strip() if column < len(row) else "", f"line {reader.line_num} of {path}")
+            cell = row[column].strip() if column < len(row) else ""
+            yield _ticker(cell, f"line {reader.line_num} of {path}", _SHOWN_OF_A_FILE)
     except csv.Error as error:
         raise ConfigurationError(
             "the file of tickers is not a readable CSV",
@@ -252,5 +259,4 @@ def _date(name: str, text: str) -> date:
 
 
 def _shipped(name: str) -> list[dict[str, str]]:
-    with files("closingbell.data").joinpath(name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(StringIO(files("closingbell.data").joinpath(name).read_text(encoding="utf-8"))))

@@ -19,7 +19,9 @@ from closingbell.quota import Gate
 from closingbell.sources.base import MarketDayPage, Page, Split
 from closingbell.sources.polygon import answers
 from closingbell.sources.polygon.cursor import Cursors
-from closingbell.sources.polygon.transport import Answer, Limits, Redactor, Tally, Transport
+from closingbell.sources.polygon.redact import Redactor
+from closingbell.sources.polygon.tally import Tally
+from closingbell.sources.polygon.transport import Answer, Limits, Transport
 
 #: Our timeframes as the vendor's multiplier and timespan.
 _TIMESPANS: Final = {

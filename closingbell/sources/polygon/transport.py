@@ -7,14 +7,11 @@ The client (polygon-api-client 1.16.3) builds its timeouts but never applies the
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.util import Retry, Timeout
@@ -24,6 +21,8 @@ from closingbell.quota import Gate
 from closingbell.sources.polygon import body as bodies
 from closingbell.sources.polygon import errors
 from closingbell.sources.polygon.deadline import Deadline, pool_manager
+from closingbell.sources.polygon.redact import Redactor
+from closingbell.sources.polygon.tally import Tally
 
 #: One attempt and no more; every status, redirects among them, comes back to us as it is.
 _ONCE: Final = Retry(
@@ -63,65 +62,6 @@ class Limits:
     call: float
     bytes: int
     pause: float
-
-
-class Tally:
-    """Calls by kind and seconds by stage, counted from many threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls: Counter[str] = Counter()
-        self._seconds = {"waiting": 0.0, "api": 0.0, "decoding": 0.0}
-
-    def call(self, kind: str) -> None:
-        """Count one HTTP attempt."""
-        with self._lock:
-            self._calls[kind] += 1
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Add the body's duration to ``stage``."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(stage, time.perf_counter() - started)
-
-    def add(self, stage: str, seconds: float) -> None:
-        """Add ``seconds`` to ``stage``."""
-        with self._lock:
-            self._seconds[stage] += seconds
-
-    @property
-    def calls(self) -> dict[str, int]:
-        """A copy of the counts."""
-        with self._lock:
-            return dict(self._calls)
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """A copy of the sums."""
-        with self._lock:
-            return dict(self._seconds)
-
-
-class Redactor:
-    """Takes the key out of texts that others wrote, such as an error message that quotes it."""
-
-    def __init__(self, key: str) -> None:
-        self._forms = {key, quote(key, safe="")}
-
-    def __call__(self, text: str) -> str:
-        for form in self._forms:
-            text = text.replace(form, "(key)")
-        return text
-
-    def clean(self, error: ClosingbellError) -> ClosingbellError:
-        """``error`` itself, its text without the key."""
-        error.args = (self(str(error)),)
-        if isinstance(error.value, str):
-            error.value = self(error.value)
-        return error
 
 
 class Transport:

@@ -1,0 +1,283 @@
+"""Every fault of the vendor and of the network becomes one typed error, after one attempt, without the key."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.utils import formatdate
+from time import time
+
+import pytest
+from faultserver import Close, FaultServer, Reset, Step, answer, head, zipped
+from opengate import CANARY, OpenGate
+from polygon_bodies import FIRST, LAST, series
+
+from closingbell.errors import (
+    ClosingbellError,
+    ConfigurationError,
+    MalformedResponseError,
+    NotEntitledError,
+    NotYetPublishedError,
+    RetryableError,
+    UnknownTickerError,
+)
+from closingbell.sources.polygon import PolygonSource
+
+NGINX = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    reply: list[Step]
+    error: type[ClosingbellError]
+    what: str
+
+
+def said(status: int, error: str, **headers: str) -> list[Step]:
+    """An error as the vendor words it; here it even quotes the key back."""
+    return answer({"status": "ERROR", "error": f"{error} ({CANARY})"}, status, headers)
+
+
+def denied(message: str) -> list[Step]:
+    return answer({"status": "NOT_AUTHORIZED", "request_id": CANARY, "message": f"{message} {CANARY}"}, 403)
+
+
+def drip(first: bytes) -> list[Step]:
+    return [first] + [step for _ in range(40) for step in (b"a", 0.1)]
+
+
+QUOTA = "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue."
+BODY = series()
+HALF = [head(200, 1000), b'{"ticker":"AAPL",']
+
+FAULTS = [
+    Fault("401", said(401, "Unknown API Key"), ConfigurationError, "the vendor refuses the key"),
+    Fault("401-no-key", said(401, "API Key was not provided"), ConfigurationError, "the vendor refuses the key"),
+    Fault("401-empty", answer(b"", 401), ConfigurationError, "the vendor refuses the key"),
+    Fault(
+        "403-not-entitled",
+        denied("You are not entitled to this data. Please upgrade your plan at https://polygon.io/pricing"),
+        NotEntitledError,
+        "the plan does not include this data",
+    ),
+    Fault(
+        "403-timeframe",
+        denied("Your plan doesn't include this data timeframe. Please upgrade your plan"),
+        NotEntitledError,
+        "the plan does not reach these dates",
+    ),
+    Fault(
+        "403-today",
+        denied("Attempted to request today's data before end of day. Please upgrade your plan"),
+        NotYetPublishedError,
+        "the vendor has not published this day yet",
+    ),
+    Fault("403-html", answer(NGINX, 403), RetryableError, "something in front of the vendor refuses the call"),
+    Fault(
+        "404-ticker",
+        answer({"status": "NOT_FOUND", "message": "Ticker not found."}, 404),
+        UnknownTickerError,
+        "the vendor knows no such ticker",
+    ),
+    Fault("404-html", answer(NGINX, 404), RetryableError, "the address does not serve this call"),
+    Fault("400", said(400, "bad parameter"), RetryableError, "the vendor does not accept the call"),
+    Fault("429", said(429, QUOTA), RetryableError, "the vendor's quota is exceeded"),
+    Fault("429-empty", answer(b"", 429), RetryableError, "the vendor's quota is exceeded"),
+    Fault("500-json", said(500, "internal"), RetryableError, "the vendor's server failed"),
+    Fault("502-html", answer(NGINX, 502), RetryableError, "the vendor's server failed"),
+    Fault("503-empty", answer(b"", 503), RetryableError, "the vendor's server failed"),
+    Fault("504-cut", [head(504, 500), b"<html", Close], RetryableError, "the vendor's server failed"),
+    Fault(
+        "302",
+        answer(b"", 302, {"Location": "http://127.0.0.1:9/elsewhere"}),
+        RetryableError,
+        "the vendor redirects the call elsewhere",
+    ),
+    Fault(
+        "301",
+        answer(b"", 301, {"Location": f"https://api.example.com/?k={CANARY}"}),
+        ConfigurationError,
+        "the vendor's address has moved",
+    ),
+    Fault("204", answer(b"", 204), RetryableError, "the vendor does not accept the call"),
+    Fault("reset-at-once", [Reset], RetryableError, "the connection to the vendor broke off"),
+    Fault("closed-at-once", [Close], RetryableError, "the connection to the vendor broke off"),
+    Fault(
+        "not-http", [b"SSH-2.0-OpenSSH_9.6\r\n\r\n", Close], RetryableError, "the connection to the vendor broke off"
+    ),
+    Fault(
+        "reset-in-head",
+        [b"HTTP/1.1 200 OK\r\nContent-", Reset],
+        RetryableError,
+        "the connection to the vendor broke off",
+    ),
+    Fault("reset-in-body", [*HALF, 0.1, Reset], RetryableError, "the connection to the vendor broke off"),
+    Fault("closed-in-body", [*HALF, Close], RetryableError, "the connection to the vendor broke off"),
+    Fault(
+        "broken-chunk",
+        [head(200, None, {"Transfer-Encoding": "chunked"}), b'5\r\n{"tic\r\nzz\r\n', Close],
+        RetryableError,
+        "the connection to the vendor broke off",
+    ),
+    Fault("stalled-head", [b"HTTP/1.1 200 OK\r\n", 2.0], RetryableError, "the vendor did not answer in time"),
+    Fault("no-answer", [2.0], RetryableError, "the vendor did not answer in time"),
+    Fault("stalled-body", [*HALF, 2.0], RetryableError, "the vendor did not answer in time"),
+    Fault("dripping-head", drip(b"HTTP/1.1 200 OK\r\nX-A: "), RetryableError, "the vendor did not answer in time"),
+    Fault("dripping-body", drip(head(200, 1000)), RetryableError, "the vendor did not answer in time"),
+    Fault("dripping-unsized-body", drip(head(200, None)), RetryableError, "the vendor did not answer in time"),
+    Fault("unsized-body-cut", [head(200, None), b'{"status":"OK",', Close], MalformedResponseError, "not valid JSON"),
+    Fault("gzip-cut", zipped(BODY, cut=90), MalformedResponseError, "the answer's gzip stream is broken"),
+    Fault("gzip-no-checksum", zipped(BODY, cut=-8), MalformedResponseError, "the answer's gzip stream is broken"),
+    Fault(
+        "gzip-garbage",
+        answer(b"not gzip at all", headers={"Content-Encoding": "gzip"}),
+        MalformedResponseError,
+        "the answer's gzip stream is broken",
+    ),
+    Fault("brotli", answer(b"x", headers={"Content-Encoding": "br"}), MalformedResponseError, "not asked for"),
+    Fault("html", answer(NGINX), MalformedResponseError, "the answer is not valid JSON"),
+    Fault("empty", answer(b""), MalformedResponseError, "the answer is not valid JSON"),
+    Fault("not-utf8", answer(b'{"status":"O\xff"}'), MalformedResponseError, "the answer is not valid JSON"),
+    Fault("json-cut", answer(b'{"status":"OK","resul'), MalformedResponseError, "the answer is not valid JSON"),
+    Fault("json-and-more", answer(b'{"status":"OK"}{}'), MalformedResponseError, "the answer is not valid JSON"),
+    Fault("array", answer([]), MalformedResponseError, "a field of the wrong type"),
+    Fault("garbage-10MB", answer(b"\x00\xffgarbage" * 1_200_000), MalformedResponseError, "not valid JSON"),
+    Fault("status-ERROR", said(200, "Unknown API Key"), MalformedResponseError, "the answer's status is not OK"),
+    Fault("ticker-is-key", answer(series(CANARY)), MalformedResponseError, "the answer is of another ticker"),
+]
+
+
+@pytest.fixture
+def logs(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    caplog.set_level(logging.DEBUG)
+    yield caplog
+    assert CANARY not in caplog.text
+
+
+def texts_of(error: BaseException | None) -> str:
+    """Everything that a log or a report could show of an error, its chain included."""
+    seen: list[str] = []
+    while error is not None:
+        seen += [str(error), repr(error), repr(vars(error)), "".join(traceback.format_exception(error))]
+        error = error.__cause__ or error.__context__
+    return "\n".join(seen)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_is_one_typed_error_after_one_attempt(
+    fault: Fault, server: FaultServer, source: PolygonSource, gate: OpenGate, logs: pytest.LogCaptureFixture
+) -> None:
+    server.reply(fault.reply)
+    started = time()
+    with pytest.raises(ClosingbellError) as caught:
+        source.fetch_range("AAPL", FIRST, LAST)
+    assert time() - started < 1.5
+    assert type(caught.value) is fault.error
+    assert fault.what in caught.value.what
+    assert "AAPL" not in caught.value.what, "reports group by it"
+    assert "AAPL" in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    assert CANARY not in texts_of(caught.value)
+    assert (len(server.requests), gate.calls, gate.inside, source.calls) == (1, 1, 0, {"range": 1})
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503, 302, 301])
+def test_a_market_day_and_splits_fail_alike(status: int, server: FaultServer, source: PolygonSource) -> None:
+    server.reply(answer({"status": "NOT_FOUND", "message": "Not found."}, status))
+    for ask in (lambda: source.market_day(FIRST), lambda: source.splits(FIRST)):
+        with pytest.raises(ClosingbellError) as caught:
+            ask()
+        assert not isinstance(caught.value, UnknownTickerError), "no ticker was asked, so none is unknown"
+    assert len(server.requests) == 2
+
+
+def test_refused(
+    server: FaultServer, connect: Callable[..., PolygonSource], gate: OpenGate, logs: pytest.LogCaptureFixture
+) -> None:
+    server.__exit__()
+    with pytest.raises(RetryableError, match=r"no connection to the vendor.*refused.*Check the network") as caught:
+        connect().fetch_range("AAPL", FIRST, LAST)
+    assert gate.calls == 1, "an attempt that may have reached the vendor counts"
+    assert CANARY not in texts_of(caught.value)
+
+
+def test_name_that_cannot_be_resolved(connect: Callable[..., PolygonSource], logs: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(RetryableError, match="address cannot be resolved") as caught:
+        connect("http://closingbell.invalid").fetch_range("AAPL", FIRST, LAST)
+    assert CANARY not in texts_of(caught.value)
+
+
+def test_plain_http_where_tls_is_expected(connect: Callable[..., PolygonSource]) -> None:
+    class Plain(FaultServer):
+        def wrap(self, connection: socket.socket) -> socket.socket:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            return connection
+
+    with Plain() as plain, pytest.raises(RetryableError, match="no secure connection") as caught:
+        connect(plain.url.replace("http", "https")).fetch_range("AAPL", FIRST, LAST)
+    assert plain.connections == 1
+    assert CANARY not in texts_of(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("1.5", 1.5),
+        ("-3", 0.0),
+        ("999999999", 3600.0),
+        ("inf", 3600.0),
+        ("nan", None),
+        ("soon", None),
+        ("", None),
+        (None, None),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0.0),
+    ],
+)
+def test_a_429_pauses_every_caller(
+    header: str | None, expected: float | None, server: FaultServer, source: PolygonSource, gate: OpenGate
+) -> None:
+    server.reply(answer(b"", 429, {} if header is None else {"Retry-After": header}))
+    with pytest.raises(RetryableError) as caught:
+        source.fetch_range("AAPL", FIRST, LAST)
+    assert (caught.value.status, caught.value.retry_after) == (429, expected)
+    assert gate.pauses == [6.0 if expected is None else expected]
+
+
+def test_retry_after_may_be_a_date(server: FaultServer, source: PolygonSource, gate: OpenGate) -> None:
+    server.reply(answer(b"", 429, {"Retry-After": formatdate(time() + 30, usegmt=True)}))
+    with pytest.raises(RetryableError):
+        source.fetch_range("AAPL", FIRST, LAST)
+    assert 28 <= gate.pauses[0] <= 30
+
+
+def test_only_a_429_pauses_others(server: FaultServer, source: PolygonSource, gate: OpenGate) -> None:
+    server.reply(answer(b"", 503, {"Retry-After": "9"}))
+    with pytest.raises(RetryableError) as caught:
+        source.fetch_range("AAPL", FIRST, LAST)
+    assert caught.value.retry_after == 9
+    assert gate.pauses == []
+
+
+def test_a_body_over_the_limit(server: FaultServer, connect: Callable[..., PolygonSource]) -> None:
+    small = connect(max_bytes=100_000)
+    for reply in (answer(b"x" * 10_000_000), zipped(b" " * 10_000_000)):
+        server.reply(reply)
+        with pytest.raises(MalformedResponseError, match=r"larger than any page.*over 100,000 bytes"):
+            small.fetch_range("AAPL", FIRST, LAST)
+
+
+def test_the_source_works_on_after_every_fault(server: FaultServer, source: PolygonSource) -> None:
+    for fault in FAULTS:
+        if "0.1" not in str(fault.reply) and "2.0" not in str(fault.reply):  # the slow ones are slow
+            server.requests.clear()
+            server.reply(fault.reply, answer(BODY))
+            with pytest.raises(ClosingbellError):
+                source.fetch_range("AAPL", FIRST, LAST)
+            assert len(source.fetch_range("AAPL", FIRST, LAST)) == 10, fault.name

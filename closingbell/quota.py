@@ -9,7 +9,16 @@ from typing import Final, Protocol
 
 from closingbell.errors import ConfigurationError
 
-_UNITS: Final = {"s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0}
+_UNITS: Final = {
+    "s": 1.0,
+    "sec": 1.0,
+    "second": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "minute": 60.0,
+    "h": 3600.0,
+    "hour": 3600.0,
+}
 _RATE: Final = re.compile(r"(?P<calls>\d+)\s*(?:/\s*(?P<count>\d+(?:\.\d+)?)?\s*(?P<unit>[a-z]+))?", re.IGNORECASE)
 
 

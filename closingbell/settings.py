@@ -34,7 +34,8 @@ class Settings(BaseSettings):
     )
     polygon_base_url: str = Field(POLYGON_URL, description="Where Polygon's REST API is served.")
     polygon_calls_per_minute: str = Field(
-        "", description="The quota: calls a minute, or a rate such as 100/s. Unset: 5 a minute, and 100/s on the stand-in."
+        "",
+        description="The quota: calls a minute, or a rate such as 100/s. Unset: 5 a minute, and 100/s on the stand-in.",
     )
     polygon_connect_timeout: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
     polygon_read_timeout: float = Field(30.0, gt=0, description="Seconds a response may stay silent.")

@@ -1,0 +1,71 @@
+"""Bars and ledger in a database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from closingbell.errors import ConfigurationError
+from closingbell.store.facts import Facts
+from closingbell.store.postgres import PostgresWriter
+from closingbell.store.records import Reconciliation, Records
+
+__all__ = ["Facts", "PostgresWriter", "Reconciliation", "Records", "Store", "open_store"]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One database: the hot path, the records, the facts that are not bars.
+
+    Attributes:
+        engine: the SQLAlchemy engine under all of them.
+        writer: writes outcomes.
+        records: runs, ledger and reconciliation.
+        facts: splits.
+    """
+
+    engine: sa.Engine
+    writer: PostgresWriter
+    records: Records
+    facts: Facts
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.engine.dispose()
+
+
+def open_store(url: str, *, connections: int = 8, retries: int = 3) -> Store:
+    """Open a database; connects only when first used.
+
+    Args:
+        url: an SQLAlchemy URL; ``postgres://`` and ``postgresql://`` mean psycopg2.
+        connections: how many threads may write at once.
+        retries: how often a transaction is done again when its connection dies.
+
+    Raises:
+        ConfigurationError: the URL cannot be read, or names a database that is not supported.
+    """
+    try:
+        parsed = sa.make_url(url.replace("postgres://", "postgresql://", 1))
+    except (sa.exc.ArgumentError, ValueError):
+        raise ConfigurationError(
+            "DATABASE_URL is not a database URL",
+            value="(not shown)",
+            fix="Write it as postgresql://user:password@host:5432/database, special characters percent-encoded.",
+        ) from None
+    if parsed.get_backend_name() != "postgresql":
+        raise ConfigurationError(
+            "this database is not supported",
+            value=parsed.drivername,
+            fix="Set DATABASE_URL to a PostgreSQL 15 or newer.",
+        )
+    engine = sa.create_engine(
+        parsed.set(drivername="postgresql+psycopg2"),
+        pool_size=connections,
+        max_overflow=2,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={"connect_timeout": 10, "application_name": "closingbell"},
+    )
+    return Store(engine, PostgresWriter(engine, retries=retries), Records(engine), Facts(engine))

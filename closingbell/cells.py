@@ -1,0 +1,133 @@
+"""Cells: (ticker, session) pairs as one boolean grid, and which of them a run has to fetch.
+
+Everything here takes values and returns values; the grids are columns, so 11,000 tickers by five years are
+one array of 14 million booleans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Why a cell inside the watermark has no bar.
+REASONS: Final = ("empty", "unpublished", "unentitled", "failed", "quarantined", "pending")
+
+#: Reasons that the next run tries again by itself; the others stand until someone asks.
+RETRYABLE: Final = ("failed", "unpublished", "pending")
+
+Days = NDArray[np.datetime64]
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """``first``..``last``: the sessions of one ticker that are all accounted for, inclusive."""
+
+    first: date
+    last: date
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """One cell inside the watermark with no bar, and why."""
+
+    ticker: str
+    session: date
+    reason: str
+    attempts: int = 0
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What the store knows about some tickers of one source and timeframe."""
+
+    watermarks: Mapping[str, Watermark]
+    gaps: Sequence[Gap]
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """A set of cells: ``mask[i, j]`` says whether (``tickers[i]``, ``sessions[j]``) is in it.
+
+    Attributes:
+        tickers: n tickers, as the vendor writes them.
+        sessions: shape (m,), datetime64[D], ascending.
+        mask: shape (n, m), bool.
+    """
+
+    tickers: tuple[str, ...]
+    sessions: Days
+    mask: NDArray[np.bool_]
+
+    @property
+    def count(self) -> int:
+        """How many cells are in the set."""
+        return int(np.count_nonzero(self.mask))
+
+    @classmethod
+    def all(cls, tickers: Sequence[str], sessions: Days) -> Cells:
+        """Every cell of these tickers and sessions."""
+        return cls(tuple(tickers), sessions, np.ones((len(tickers), len(sessions)), np.bool_))
+
+    def only(self, mask: NDArray[np.bool_]) -> Cells:
+        """The cells that are also in ``mask``, shape (n, m)."""
+        return Cells(self.tickers, self.sessions, self.mask & mask)
+
+
+def accounted(cells: Cells, ledger: Ledger, again: Sequence[str] = RETRYABLE) -> NDArray[np.bool_]:
+    """Which cells the ledger already accounts for; shape (n, m), bool.
+
+    Args:
+        cells: the grid to judge; its mask is not looked at.
+        ledger: watermarks and gaps of the grid's tickers.
+        again: gap reasons that do not count as accounted for, because the cell shall be fetched again.
+    """
+    row = {ticker: i for i, ticker in enumerate(cells.tickers)}
+    never = np.datetime64("9999-12-31")
+    first = np.full(len(row), never)
+    last = np.full(len(row), np.datetime64("0001-01-01"))
+    for ticker, mark in ledger.watermarks.items():
+        if ticker in row:
+            first[row[ticker]], last[row[ticker]] = mark.first, mark.last
+    known = (cells.sessions >= first[:, None]) & (cells.sessions <= last[:, None])
+    open_gaps = [gap for gap in ledger.gaps if gap.reason in again and gap.ticker in row]
+    known[_positions(cells, row, open_gaps)] = False
+    return known
+
+
+def gap_mask(cells: Cells, gaps: Sequence[Gap]) -> NDArray[np.bool_]:
+    """Where the grid has a gap; shape (n, m), bool."""
+    row = {ticker: i for i, ticker in enumerate(cells.tickers)}
+    mask = np.zeros_like(cells.mask)
+    mask[_positions(cells, row, [gap for gap in gaps if gap.ticker in row])] = True
+    return mask
+
+
+def _positions(cells: Cells, row: Mapping[str, int], gaps: Sequence[Gap]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of those gaps whose session is in the grid."""
+    rows = np.array([row[gap.ticker] for gap in gaps], np.intp)
+    days = np.array([gap.session for gap in gaps], "M8[D]")
+    columns = np.searchsorted(cells.sessions, days)
+    inside = columns < len(cells.sessions)
+    inside[inside] = cells.sessions[columns[inside]] == days[inside]
+    return rows[inside], columns[inside]
+
+
+def missing(cells: Cells, ledger: Ledger, recheck_sessions: int = 0) -> Cells:
+    """The cells to fetch: those not accounted for, and those of the last sessions once more.
+
+    Args:
+        cells: what is asked for and due.
+        ledger: what is known about it.
+        recheck_sessions: how many of the grid's last sessions are fetched again although they are stored,
+            because vendors correct bars for days.
+    """
+    wanted = ~accounted(cells, ledger)
+    if recheck_sessions:
+        wanted[:, -recheck_sessions:] = True
+    return cells.only(wanted)

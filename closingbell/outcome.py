@@ -1,0 +1,120 @@
+"""What came of a call: bars, and for each asked cell a bar or a reason.
+
+This is what a source's answer becomes after the checks, and what the store writes in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from closingbell.bars import Bars
+from closingbell.cells import Days
+from closingbell.errors import ClosingbellError
+from closingbell.plan import Call, MarketDay
+from closingbell.quality import PROFILES, Asked, Verdict, check
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A call's outcome, for the store.
+
+    Attributes:
+        call: the call.
+        verdict: its bars, judged; empty when it failed.
+        tickers: the tickers it answers for.
+        sessions: shape (k,), datetime64[D]: the sessions it answers for, for each of the tickers.
+        reason: why a cell that got no bar has none.
+        error: what the vendor or the network said, where the call failed.
+        rows: rows read, those of other tickers included.
+    """
+
+    call: Call
+    verdict: Verdict
+    tickers: tuple[str, ...]
+    sessions: Days
+    reason: str
+    error: str | None = None
+    rows: int = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether the call brought nothing that can be relied on."""
+        return self.error is not None
+
+
+@dataclass(slots=True)
+class FlushResult:
+    """What one transaction changed.
+
+    Attributes:
+        inserted: bars that were not there before.
+        rewritten: bars whose values changed; each left a revision.
+        stored: bars accepted, changed or not.
+        quarantined: bars kept apart.
+        gaps: gap rows written or changed.
+    """
+
+    inserted: int = 0
+    rewritten: int = 0
+    stored: int = 0
+    quarantined: int = 0
+    gaps: int = 0
+
+
+@dataclass(slots=True)
+class Judge:
+    """Turns answers into outcomes by the rules of one asset class.
+
+    Attributes:
+        asset_class: whose profile applies.
+        calendar_sessions: shape (m,), datetime64[D], ascending: every session of the run's span.
+        closed_by: the last session that is over.
+    """
+
+    asset_class: str
+    calendar_sessions: Days
+    closed_by: np.datetime64
+    _none: Bars = field(default_factory=lambda: Bars(()))
+
+    def answered(self, call: Call, bars: Bars, rows: int) -> Outcome:
+        """The outcome of a call that was answered in full.
+
+        A range answers for every session from its first to its last, also those that were not missing: their
+        bars came along, and serve as a recheck.
+        """
+        sessions = self._answers_for(call)
+        verdict = check(bars, Asked(sessions, self.closed_by), PROFILES[self.asset_class])
+        return Outcome(call, verdict, tickers(call), sessions, "empty", None, rows)
+
+    def failed(self, call: Call, error: ClosingbellError) -> Outcome:
+        """The outcome of a call that failed: only the cells it was made for are touched.
+
+        An error that says the vendor has no such ticker is an answer, not a failure.
+        """
+        nothing = Verdict(self._none, self._none, (), {})
+        reason = error.reason or "failed"
+        return Outcome(call, nothing, tickers(call), asked_sessions(call), reason, str(error))
+
+    def not_tried(self, call: Call) -> Outcome:
+        """The outcome of a call that was not made, because the run has to stop."""
+        nothing = Verdict(self._none, self._none, (), {})
+        return Outcome(call, nothing, tickers(call), asked_sessions(call), "pending")
+
+    def _answers_for(self, call: Call) -> Days:
+        asked = asked_sessions(call)
+        inside = (self.calendar_sessions >= asked[0]) & (self.calendar_sessions <= asked[-1])
+        return np.asarray(self.calendar_sessions[inside])
+
+
+def tickers(call: Call) -> tuple[str, ...]:
+    """The tickers a call answers for."""
+    return call.tickers if isinstance(call, MarketDay) else (call.ticker,)
+
+
+def asked_sessions(call: Call) -> Days:
+    """The sessions a call was made for; shape (k,), datetime64[D], ascending."""
+    sessions: Sequence[object] = [call.session] if isinstance(call, MarketDay) else call.sessions
+    return np.array(sessions, "M8[D]")

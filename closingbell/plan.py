@@ -1,0 +1,245 @@
+"""Missing cells -> the cheapest calls that fill them, exactly.
+
+Two kinds of call fill a daily cell: a *ticker range* (one ticker, first to last missing session) and a
+*market day* (one session, every ticker). Every cell needs the range of its ticker or the market day of its
+session, so the cheapest plan is a minimum-weight vertex cover of the bipartite graph of missing cells, which
+by König's theorem is a minimum cut (Schrijver, *Combinatorial Optimization*, ch. 21).
+
+The weight of a call is the time it takes: the quota's interval for each page, and the rows it makes us read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+from closingbell.cells import Cells
+from closingbell.quota import Quota
+
+#: Rows a second from the socket to checked columns, on two cores (benchmarks/decode.py).
+ROWS_PER_SECOND: Final = 250_000.0
+
+#: Rows on one market day of the US stock market, as the vendor serves it.
+MARKET_DAY_ROWS: Final = 11_000
+
+#: Base bars in one page of the range endpoint (the vendor's maximum for ``limit``).
+PAGE_ROWS: Final = 50_000
+
+#: The solver counts in whole microseconds, in 32 bits: no call may weigh more than half of that.
+_MICROSECONDS: Final = 1_000_000
+_HEAVIEST: Final = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class TickerRange:
+    """One ticker, many sessions: ``cells`` are the sessions it is asked to account for."""
+
+    ticker: str
+    sessions: tuple[date, ...]
+    pages: int = 1
+    rows: int = 0
+
+    @property
+    def cells(self) -> list[tuple[str, date]]:
+        """Every (ticker, session) this call accounts for."""
+        return [(self.ticker, session) for session in self.sessions]
+
+    def __str__(self) -> str:
+        return f"range {self.ticker} {self.sessions[0]}..{self.sessions[-1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class MarketDay:
+    """One session, every ticker: ``tickers`` are those it is asked to account for."""
+
+    session: date
+    tickers: tuple[str, ...]
+    asset_class: str = "stocks"
+    pages: int = 1
+    rows: int = MARKET_DAY_ROWS
+
+    @property
+    def cells(self) -> list[tuple[str, date]]:
+        """Every (ticker, session) this call accounts for."""
+        return [(ticker, self.session) for ticker in self.tickers]
+
+    def __str__(self) -> str:
+        return f"market day {self.session}"
+
+
+Call = TickerRange | MarketDay
+
+
+@dataclass(frozen=True, slots=True)
+class CallCost:
+    """What a call costs, in seconds.
+
+    Attributes:
+        interval: seconds of quota that one page uses up.
+        rows_per_second: how fast rows are read.
+        market_day_rows: rows that one market day brings; None where the vendor has no such call.
+        rows_per_session: base bars that one session of a range brings (1 for daily bars).
+    """
+
+    interval: float
+    rows_per_second: float = ROWS_PER_SECOND
+    market_day_rows: int | None = MARKET_DAY_ROWS
+    rows_per_session: int = 1
+
+    def of(self, pages: int, rows: int) -> float:
+        """Seconds that ``pages`` pages with ``rows`` rows in all take."""
+        return pages * self.interval + rows / self.rows_per_second
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The calls that fill a set of missing cells at the lowest cost.
+
+    Attributes:
+        calls: market days first, oldest first; then ranges in the order of the tickers.
+        cells: how many cells they account for.
+        seconds: the expected duration at the quota, were calls made one after the other.
+        extra_calls: calls beside those for bars (the night's look at splits).
+    """
+
+    calls: tuple[Call, ...]
+    cells: int
+    seconds: float
+    extra_calls: int = 0
+
+    @property
+    def ranges(self) -> int:
+        """How many ticker ranges."""
+        return sum(isinstance(call, TickerRange) for call in self.calls)
+
+    @property
+    def market_days(self) -> int:
+        """How many market days."""
+        return sum(isinstance(call, MarketDay) for call in self.calls)
+
+    @property
+    def planned_calls(self) -> int:
+        """Calls in all: every page is one."""
+        return sum(call.pages for call in self.calls) + self.extra_calls
+
+    @property
+    def rows(self) -> int:
+        """Rows that the calls are expected to bring."""
+        return sum(call.rows for call in self.calls)
+
+    def summary(self) -> dict[str, float | int]:
+        """The plan in numbers, as the report and the commands show it."""
+        return {
+            "planned_calls": self.planned_calls,
+            "market_days": self.market_days,
+            "ranges": self.ranges,
+            "splits": self.extra_calls,
+            "cells": self.cells,
+            "rows": self.rows,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def cheapest(cells: Cells, cost: CallCost, asset_class: str = "stocks") -> Plan:
+    """The cheapest plan that fills ``cells``: no set of ranges and market days that covers them costs less.
+
+    A cell covered by both kinds is taken from the range, so that each cell has one call to answer for it.
+    """
+    tickers, days = np.nonzero(cells.mask.any(axis=1))[0], np.nonzero(cells.mask.any(axis=0))[0]
+    mask = cells.mask[np.ix_(tickers, days)]
+    if not mask.size:
+        return Plan((), 0, 0.0)
+    rows = _span(mask, days) * cost.rows_per_session
+    pages = np.maximum(1, -(-rows // PAGE_ROWS))
+    range_cost = np.array([cost.of(int(p), int(r)) for p, r in zip(pages, rows, strict=True)])
+    if cost.market_day_rows is None:
+        by_range, by_day = np.ones(len(tickers), np.bool_), np.zeros(len(days), np.bool_)
+    else:
+        day_cost = np.full(len(days), cost.of(1, cost.market_day_rows))
+        by_range, by_day = minimum_cover(mask, range_cost, day_cost)
+    calls: list[Call] = []
+    for j in np.nonzero(by_day)[0]:
+        wanted = tickers[mask[:, j] & ~by_range]
+        session = cells.sessions[days[j]].item()
+        calls.append(
+            MarketDay(session, tuple(cells.tickers[i] for i in wanted), asset_class, 1, cost.market_day_rows or 0)
+        )
+    for i in np.nonzero(by_range)[0]:
+        sessions = tuple(cells.sessions[days[mask[i]]].tolist())
+        calls.append(TickerRange(cells.tickers[tickers[i]], sessions, int(pages[i]), int(rows[i])))
+    seconds = sum(cost.of(call.pages, call.rows) for call in calls)
+    return Plan(tuple(calls), int(np.count_nonzero(mask)), seconds)
+
+
+def _span(mask: NDArray[np.bool_], days: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Sessions from the first to the last missing one, for each ticker; ``days`` are positions in the grid."""
+    first = days[mask.argmax(axis=1)]
+    last = days[mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)]
+    return np.asarray(last - first + 1, np.int64)
+
+
+def minimum_cover(
+    mask: NDArray[np.bool_], row_cost: NDArray[np.float64], column_cost: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The cheapest rows and columns such that every true cell lies in one of them.
+
+    Args:
+        mask: shape (n, m), bool.
+        row_cost: shape (n,), seconds.
+        column_cost: shape (m,), seconds.
+
+    Returns:
+        Which rows and which columns are chosen: shapes (n,) and (m,), bool. Costs are rounded to a
+        microsecond (coarser when a single one exceeds 17 minutes).
+    """
+    # Rows with the same cells are covered together or not at all, and so are columns: a night's grid of
+    # 523 x 502 usually folds to a handful of either, which is what makes 11,000 tickers x 5 years quick.
+    row_class, rows_folded = _fold(mask)
+    column_class, folded = _fold(rows_folded.T)
+    folded = folded.T
+    weight = np.concatenate([np.bincount(row_class, row_cost), np.bincount(column_class, column_cost)])
+    unit = min(_MICROSECONDS, _HEAVIEST / max(weight.max(), 1e-9))
+    capacity = np.maximum(1, np.rint(weight * unit)).astype(np.int32)
+    n, m = folded.shape
+    source, sink = n + m, n + m + 1
+    i, j = np.nonzero(folded)
+    heads = np.concatenate([np.full(n, source), np.arange(n, n + m), i])
+    tails = np.concatenate([np.arange(n), np.full(m, sink), n + j])
+    # A cell's own edge must never be the cheapest to cut: one more than what can ever flow through it.
+    through = np.minimum(capacity[i], capacity[n + j]) + 1
+    edges = np.concatenate([capacity[:n], capacity[n:], through]).astype(np.int32)
+    graph = csr_array((edges, (heads, tails)), shape=(n + m + 2, n + m + 2))
+    residual = csr_array(graph - maximum_flow(graph, source, sink).flow)
+    residual.eliminate_zeros()
+    reached = np.zeros(n + m + 2, np.bool_)
+    reached[breadth_first_order(residual, source, return_predecessors=False)] = True
+    # König: the cover is the rows cut off from the source and the columns still reached from it.
+    return ~reached[:n][row_class], reached[n : n + m][column_class]
+
+
+def _fold(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Equal rows made one: the class of each row, and the distinct rows."""
+    packed = np.packbits(mask, axis=1)
+    keys = np.ascontiguousarray(packed).view(np.dtype((np.void, packed.shape[1]))).ravel()
+    _, first, classes = np.unique(keys, return_index=True, return_inverse=True)
+    return classes.ravel(), mask[first]
+
+
+def join(plans: Iterable[Plan], extra_calls: int = 0, quota: Quota | None = None) -> Plan:
+    """One plan from those of several asset classes, with the calls that bring no bars."""
+    parts = list(plans)
+    seconds = sum(part.seconds for part in parts) + extra_calls * (quota.interval if quota else 0.0)
+    calls = tuple(call for part in parts for call in part.calls)
+    return Plan(calls, sum(part.cells for part in parts), seconds, extra_calls)
+
+
+def batches(calls: Sequence[Call], size: int) -> list[tuple[Call, ...]]:
+    """The calls in order, ``size`` to a batch."""
+    return [tuple(calls[i : i + size]) for i in range(0, len(calls), size)]

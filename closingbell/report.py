@@ -1,0 +1,238 @@
+"""A run's report: what was planned, called, stored, failed, and the next command to type."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from closingbell.plan import Plan
+from closingbell.request import Request
+from closingbell.store.records import Reconciliation
+
+#: How many tickers a line names before it only counts them.
+_NAMED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call that did not bring its bars.
+
+    Attributes:
+        call: the call, in words.
+        cause: what failed, the same sentence for equal causes.
+        reason: the gap reason its cells got.
+        cells: how many cells it was made for.
+        tickers: whose.
+        detail: the whole message.
+    """
+
+    call: str
+    cause: str
+    reason: str
+    cells: int
+    tickers: tuple[str, ...]
+    detail: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run's tasks add up to."""
+
+    calls_done: int = 0
+    rows: int = 0
+    inserted: int = 0
+    rewritten: int = 0
+    gaps: int = 0
+    quarantined: int = 0
+    splits: int = 0
+    warned: dict[str, int] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Note seconds spent in a stage."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    def add(self, other: Tally) -> None:
+        """Take in another tally."""
+        for name in ("calls_done", "rows", "inserted", "rewritten", "gaps", "quarantined", "splits"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for rule, count in other.warned.items():
+            self.warned[rule] = self.warned.get(rule, 0) + count
+        for stage, seconds in other.seconds.items():
+            self.spend(stage, seconds)
+        self.failures += other.failures
+
+
+def group_failures(failures: Iterable[Failure]) -> dict[str, dict[str, Any]]:
+    """Failures by cause, most cells first: how many calls and cells, and whose."""
+    groups: dict[str, dict[str, Any]] = {}
+    for failure in failures:
+        group = groups.setdefault(
+            failure.cause, {"calls": 0, "cells": 0, "tickers": {}, "reason": failure.reason, "example": failure.detail}
+        )
+        group["calls"] += 1
+        group["cells"] += failure.cells
+        group["tickers"].update(dict.fromkeys(failure.tickers))
+    for group in groups.values():
+        group["tickers"] = list(group["tickers"])
+    return dict(sorted(groups.items(), key=lambda item: -item[1]["cells"]))
+
+
+def build(
+    run_id: UUID,
+    flow: str,
+    request: Request,
+    plan: Plan,
+    tally: Tally,
+    reconciliation: Reconciliation,
+    *,
+    actual_calls: int,
+    quarantined: Mapping[str, int],
+    seconds: float,
+) -> dict[str, Any]:
+    """The report of a run that got to its end, as plain JSON.
+
+    ``stored_bars`` and ``gaps`` are the state of every cell asked for, so that
+    ``expected_cells == stored_bars + sum(gaps)``; ``inserted`` and ``rewritten`` are what this run changed.
+    """
+    failed = [failure for failure in tally.failures if failure.reason in ("failed", "unentitled")]
+    state = final_state(failed, tally, reconciliation)
+    return {
+        "run_id": str(run_id),
+        "state": state,
+        "flow": flow,
+        "asked": {
+            **{key: value for key, value in request.as_dict().items() if key != "tickers"},
+            "tickers": len(request.tickers),
+        },
+        "notes": list(request.notes),
+        "plan": plan.summary(),
+        "planned_calls": plan.planned_calls,
+        "actual_calls": actual_calls,
+        "expected_cells": reconciliation.expected,
+        "stored_bars": reconciliation.stored,
+        "inserted": tally.inserted,
+        "rewritten": tally.rewritten,
+        "gaps": dict(reconciliation.gaps),
+        "unexplained": dict(reconciliation.unexplained),
+        "quarantined": dict(quarantined),
+        "warned": dict(tally.warned),
+        "splits": tally.splits,
+        "failed": group_failures(failed),
+        "unpublished": group_failures(f for f in tally.failures if f.reason == "unpublished"),
+        "unknown": group_failures(f for f in tally.failures if f.reason == "empty"),
+        "seconds": {
+            **{name: round(value, 3) for name, value in sorted(tally.seconds.items())},
+            "total": round(seconds, 3),
+        },
+        "next_command": next_command(run_id, state, reconciliation),
+    }
+
+
+def final_state(failed: list[Failure], tally: Tally, reconciliation: Reconciliation) -> str:
+    """``Completed``; ``PartiallyCompleted``: some calls failed; ``Failed``: all did, or cells are unexplained."""
+    if not reconciliation.balanced:
+        return "Failed"
+    if not failed:
+        return "Completed"
+    return "PartiallyCompleted" if tally.calls_done > len(failed) else "Failed"
+
+
+def next_command(run_id: UUID, state: str, reconciliation: Reconciliation) -> str | None:
+    """What to type next; None when there is nothing to do."""
+    if not reconciliation.balanced:
+        return "closingbell doctor"
+    return None if state == "Completed" else f"closingbell retry {run_id}"
+
+
+def stopped(
+    run_id: UUID, flow: str, message: str, request: Request | None, actual_calls: int, seconds: float
+) -> dict[str, Any]:
+    """The report of a run that had to stop: what its flushes committed stands, the next run goes on from there."""
+    return {
+        "run_id": str(run_id),
+        "state": "Failed",
+        "flow": flow,
+        "asked": {**request.as_dict(), "tickers": len(request.tickers)} if request else {},
+        "error": message,
+        "planned_calls": 0,
+        "actual_calls": actual_calls,
+        "expected_cells": 0,
+        "stored_bars": 0,
+        "inserted": 0,
+        "rewritten": 0,
+        "gaps": {},
+        "quarantined": {},
+        "failed": {message: {"calls": 0, "cells": 0, "tickers": []}},
+        "seconds": {"total": round(seconds, 3)},
+        "next_command": None,
+    }
+
+
+def write(report: Mapping[str, Any], home: Path) -> Path:
+    """Write a report to ``runs/<run_id>.json`` below ``CLOSINGBELL_HOME``; a reader never sees half of one."""
+    path = home / "runs" / f"{report['run_id']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(report, indent=2, default=str) + "\n")
+    partial.replace(path)
+    return path
+
+
+def named(tickers: list[str]) -> str:
+    """A few tickers by name, the others by number."""
+    shown = ", ".join(tickers[:_NAMED])
+    return shown if len(tickers) <= _NAMED else f"{shown} and {len(tickers) - _NAMED:,} more"
+
+
+def plan_lines(plan: Plan, quota: str) -> list[str]:
+    """The plan in words: calls by kind, cells, duration at the configured quota."""
+    if not plan.planned_calls:
+        return ["nothing is missing: no call"]
+    kinds = [(plan.market_days, "market day"), (plan.ranges, "ticker range"), (plan.extra_calls, "look at splits")]
+    words = ", ".join(f"{n:,} {word}{'s' if n != 1 and word != 'look at splits' else ''}" for n, word in kinds if n)
+    return [
+        f"{plan.planned_calls:,} calls: {words}",
+        f"{plan.cells:,} cells in {plan.rows:,} rows, about {duration(plan.seconds)} at {quota}",
+    ]
+
+
+def lines(report: Mapping[str, Any]) -> list[str]:
+    """The report in words, a line each."""
+    if "error" in report:
+        return [f"{report['state']}: {report['error']}"]
+    cells = " + ".join(
+        [f"{report['stored_bars']:,} stored", *(f"{n:,} {reason}" for reason, n in sorted(report["gaps"].items()))]
+    )
+    told = [
+        f"{report['state']} in {duration(report['seconds']['total'])}",
+        f"calls   {report['actual_calls']:,} made, {report['planned_calls']:,} planned",
+        f"cells   {report['expected_cells']:,} expected = {cells}",
+        f"bars    {report['inserted']:,} inserted, {report['rewritten']:,} rewritten",
+    ]
+    if report["unexplained"]:
+        told.append(f"cells   UNEXPLAINED in {named(list(report['unexplained']))}")
+    if report["quarantined"]:
+        told.append("kept apart  " + ", ".join(f"{n:,} {rule}" for rule, n in report["quarantined"].items()))
+    if report["warned"]:
+        told.append("warned  " + ", ".join(f"{n:,} {rule}" for rule, n in report["warned"].items()))
+    for word in ("failed", "unpublished", "unknown"):
+        for cause, group in report[word].items():
+            told.append(f"{word}  {cause}: {group['cells']:,} cells of {named(group['tickers'])}")
+    spent = ", ".join(f"{value:,.1f} s {name}" for name, value in report["seconds"].items() if name != "total")
+    told.append(f"time    {spent}")
+    if report["next_command"]:
+        told.append(f"next    {report['next_command']}")
+    return told
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would use."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

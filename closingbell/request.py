@@ -1,0 +1,119 @@
+"""What a run is asked for: tickers, sessions, how far back to look again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from closingbell.calendar import AssetClass, asset_class, calendar_for
+from closingbell.cells import Cells, Gap
+from closingbell.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The cells a run is about, and how to look at them.
+
+    Attributes:
+        tickers: as the vendor writes them, each once.
+        start: first date asked for.
+        end: last date asked for; every session up to it is over.
+        recheck_sessions: how many of the last sessions to fetch again although they are stored.
+        source: the vendor.
+        timeframe: of the bars.
+        gaps_only: ask only for cells inside the watermarks, and so for no history that nobody asked for.
+        notes: what was changed in what the person asked for, and why.
+    """
+
+    tickers: tuple[str, ...]
+    start: date
+    end: date
+    recheck_sessions: int = 0
+    source: str = "polygon"
+    timeframe: str = "1d"
+    gaps_only: bool = False
+    notes: tuple[str, ...] = ()
+
+    def grids(self) -> list[tuple[AssetClass, Cells]]:
+        """Every cell asked for: one grid for each asset class, as each has sessions of its own."""
+        by_class: dict[AssetClass, list[str]] = {}
+        for ticker in self.tickers:
+            by_class.setdefault(asset_class(ticker), []).append(ticker)
+        return [
+            (name, Cells.all(tickers, calendar_for(name).sessions(self.start, self.end)))
+            for name, tickers in by_class.items()
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The request as plain JSON, for the run's row and report."""
+        return {
+            "tickers": list(self.tickers),
+            "start": self.start.isoformat(),
+            "end": self.end.isoformat(),
+            "recheck_sessions": self.recheck_sessions,
+            "source": self.source,
+            "timeframe": self.timeframe,
+        }
+
+    @classmethod
+    def from_dict(cls, asked: Mapping[str, Any], *, recheck_sessions: int = 0) -> Request:
+        """The request that a run's row remembers, to be done again."""
+        return cls(
+            tuple(asked["tickers"]),
+            date.fromisoformat(asked["start"]),
+            date.fromisoformat(asked["end"]),
+            recheck_sessions,
+            asked["source"],
+            asked["timeframe"],
+        )
+
+
+def of_gaps(gaps: Sequence[Gap], source: str = "polygon", timeframe: str = "1d") -> Request:
+    """The request whose missing cells are at most these gaps: their tickers, from the first session to the last.
+
+    Raises:
+        ConfigurationError: there is no gap.
+    """
+    if not gaps:
+        raise ConfigurationError("there is nothing to retry", fix="No cell is failed, unpublished or pending.")
+    sessions = [gap.session for gap in gaps]
+    tickers = tuple(dict.fromkeys(gap.ticker for gap in gaps))
+    return Request(tickers, min(sessions), max(sessions), 0, source, timeframe, gaps_only=True)
+
+
+def build(
+    tickers: Sequence[str], start: date | None, end: date | None, now: datetime, *, recheck_sessions: int = 0
+) -> Request:
+    """Fill in what the person left open, and refuse what cannot be.
+
+    Args:
+        tickers: at least one.
+        start: first date; None: two years back, as far as the free plan's history goes.
+        end: last date; None: the last session that should be published by now. A later one than the last
+            session that is over is moved back to it, and said.
+        now: the present instant.
+        recheck_sessions: how many of the last sessions to fetch again.
+
+    Raises:
+        ConfigurationError: there is no session to fetch.
+    """
+    calendars = [calendar_for(name) for name in dict.fromkeys(map(asset_class, tickers))]
+    if not calendars:
+        raise ConfigurationError("no ticker was asked for", fix="Name tickers, or a universe such as sp500+etfs.")
+    closed = max(calendar.last_closed(now) for calendar in calendars)
+    due = max(calendar.last_due(now) for calendar in calendars)
+    notes: list[str] = []
+    first = start or min(calendar.default_start(now) for calendar in calendars)
+    last = end or max(due, min(first, closed))
+    if last > closed:
+        notes.append(f"{last} is not over: asking up to {closed}")
+        last = closed
+    if first > last:
+        raise ConfigurationError(
+            "there is no session to fetch",
+            value=f"{first}..{last}" if not end or end >= first else f"{start}..{end}",
+            fix=f"Give a start on or before the end, and not after {closed}, the last session that is over.",
+        )
+    return Request(tuple(dict.fromkeys(tickers)), first, last, recheck_sessions, notes=tuple(notes))

@@ -1,0 +1,137 @@
+"""The ledger's arithmetic: what a call's outcome changes in watermarks and gaps.
+
+Plain values in, plain values out. The law it keeps: after every transaction each session of a watermark has
+either its bar or a gap with a reason, and no session outside it has a gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from closingbell.bars import Bars
+from closingbell.cells import REASONS, RETRYABLE, Cells, Days, Gap, Ledger, Watermark, accounted
+from closingbell.outcome import Outcome
+
+#: Gives the sessions of a ticker's calendar strictly between two dates: shape (k,), datetime64[D].
+SessionsBetween = Callable[[str, date, date], Days]
+
+#: As long as the column ``gap.last_error``.
+ERROR_LENGTH: Final = 500
+
+
+@dataclass(slots=True)
+class Settlement:
+    """What has to be written, after :meth:`settle` has seen every outcome of a transaction.
+
+    Attributes:
+        marks: the watermark of every ticker seen, as it is now.
+        gaps: the gaps of the cells seen, as they are now.
+    """
+
+    marks: dict[str, Watermark]
+    gaps: dict[tuple[str, date], Gap]
+    sessions_between: SessionsBetween
+    _marks_before: dict[str, Watermark] = field(init=False)
+    _gaps_before: dict[tuple[str, date], Gap] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._marks_before, self._gaps_before = dict(self.marks), dict(self.gaps)
+
+    @property
+    def new_marks(self) -> dict[str, Watermark]:
+        """Watermarks to insert or change."""
+        return {t: mark for t, mark in self.marks.items() if mark != self._marks_before.get(t)}
+
+    @property
+    def new_gaps(self) -> list[Gap]:
+        """Gaps to insert or change."""
+        return [gap for key, gap in self.gaps.items() if gap != self._gaps_before.get(key)]
+
+    @property
+    def closed_gaps(self) -> list[tuple[str, date]]:
+        """Gaps to delete: their cell got its bar."""
+        return [key for key in self._gaps_before if key not in self.gaps]
+
+    def settle(self, outcome: Outcome) -> NDArray[np.bool_]:
+        """Take in one outcome.
+
+        Returns:
+            Which of its accepted bars belong to cells that had no bar, as far as the ledger knows; shape
+            (len(accepted),), bool.
+        """
+        cells = Cells.all(outcome.tickers, outcome.sessions)
+        had_bar = accounted(cells, self._as_ledger(outcome), again=REASONS)
+        got = _cells_of(outcome.verdict.accepted, cells)
+        kept_apart = _cells_of(outcome.verdict.quarantined, cells)
+        accepted = outcome.verdict.accepted
+        positions = _positions(accepted, cells)
+        fresh = ~had_bar[positions] if len(accepted) else np.zeros(0, np.bool_)
+        for i, j in zip(*np.nonzero(got & ~had_bar), strict=True):
+            self.gaps.pop((cells.tickers[i], cells.sessions[j].item()), None)
+        for i, j in zip(*np.nonzero(~got & ~had_bar), strict=True):
+            reason = "quarantined" if kept_apart[i, j] else outcome.reason
+            self._open(cells.tickers[i], cells.sessions[j].item(), reason, outcome.error)
+        for ticker in outcome.tickers:
+            self._extend(ticker, outcome.sessions)
+        return np.asarray(fresh)
+
+    def _as_ledger(self, outcome: Outcome) -> Ledger:
+        marks = {t: self.marks[t] for t in outcome.tickers if t in self.marks}
+        return Ledger(marks, list(self.gaps.values()))
+
+    def _open(self, ticker: str, session: date, reason: str, error: str | None) -> None:
+        """Say why a cell has no bar. A call that failed does not unsay what an answer once said."""
+        old = self.gaps.get((ticker, session))
+        if old and reason in RETRYABLE and old.reason not in RETRYABLE:
+            return
+        last_error = error[:ERROR_LENGTH] if error else None
+        attempts = old.attempts if old else 0
+        if not old or reason == "failed" or (old.reason, old.last_error) != (reason, last_error):
+            attempts += 1
+        self.gaps[ticker, session] = Gap(ticker, session, reason, attempts, last_error)
+
+    def _extend(self, ticker: str, sessions: Days) -> None:
+        """Stretch the watermark over the sessions asked; what lies between it and them is ``pending``."""
+        first, last = sessions[0].item(), sessions[-1].item()
+        mark = self.marks.get(ticker)
+        if mark is None:
+            self.marks[ticker] = Watermark(first, last)
+            return
+        for after, before in ((mark.last, first), (last, mark.first)):
+            if after < before:
+                for day in self.sessions_between(ticker, after, before).tolist():
+                    self.gaps.setdefault((ticker, day), Gap(ticker, day, "pending"))
+        self.marks[ticker] = Watermark(min(mark.first, first), max(mark.last, last))
+
+
+def _positions(bars: Bars, cells: Cells) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The cell of each bar, as rows and columns of the grid; every bar has to lie in it."""
+    number = {ticker: i for i, ticker in enumerate(cells.tickers)}
+    rows = np.array([number[ticker] for ticker in bars.tickers], np.intp)[bars.rows["ticker"]]
+    return rows, np.searchsorted(cells.sessions, bars.rows["session"])
+
+
+def _cells_of(bars: Bars, cells: Cells) -> NDArray[np.bool_]:
+    """Which cells of the grid the bars belong to; shape (n, m). Bars outside the grid are passed over."""
+    mask = np.zeros(cells.mask.shape, np.bool_)
+    inside = bars.where(np.isin(bars.rows["session"], cells.sessions))
+    if len(inside):
+        mask[_positions(inside, cells)] = True
+    return mask
+
+
+def spans(outcomes: Iterable[Outcome]) -> Mapping[str, Watermark]:
+    """First and last session that outcomes answer for, by ticker."""
+    found: dict[str, Watermark] = {}
+    for outcome in outcomes:
+        first, last = outcome.sessions[0].item(), outcome.sessions[-1].item()
+        for ticker in outcome.tickers:
+            old = found.get(ticker, Watermark(first, last))
+            found[ticker] = Watermark(min(old.first, first), max(old.last, last))
+    return found

@@ -1,0 +1,334 @@
+"""Bars and ledger in PostgreSQL 15 or newer: one transaction a flush.
+
+Bars of cells that the ledger knows to be empty go by binary COPY straight into ``bar``. The others go by
+COPY into a temporary table and from there by one MERGE that rewrites only rows that differ; each one it
+rewrites leaves a revision. Watermarks, gaps, quarantine and the run's counters follow in the same transaction.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+import psycopg2.errors
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from closingbell.bars import NO_TRADES, VALUES, Bars
+from closingbell.calendar import asset_class, calendar_for
+from closingbell.cells import Days, Gap, Watermark
+from closingbell.errors import RetryableError
+from closingbell.outcome import FlushResult, Outcome
+from closingbell.store import statements as sql
+from closingbell.store.copy import Field, binary
+from closingbell.store.faults import transaction
+from closingbell.store.ledger import Settlement, spans
+
+_COLUMNS: Final = "ticker, timeframe, session, ts, open, high, low, close, volume, vwap, trades, source, run_id"
+
+
+def sessions_between(ticker: str, after: date, before: date) -> Days:
+    """The sessions of a ticker's calendar strictly between two dates; shape (k,), datetime64[D]."""
+    sessions = calendar_for(asset_class(ticker)).sessions(after, before)
+    return sessions[(sessions > np.datetime64(after)) & (sessions < np.datetime64(before))]
+
+
+class PostgresWriter:
+    """Writes outcomes; safe to use from several threads, each flush on a connection of its own.
+
+    Args:
+        engine: an engine for ``postgresql+psycopg2``.
+        retries: how often a flush is done again when the connection dies or a deadlock ends it.
+        delay: seconds before the first of those; doubles each time.
+    """
+
+    def __init__(self, engine: sa.Engine, *, retries: int = 3, delay: float = 0.5) -> None:
+        self._engine = engine
+        self._retries = retries
+        self._delay = delay
+
+    def flush(
+        self, run_id: UUID, source: str, timeframe: str, outcomes: Sequence[Outcome], calls: int = 0
+    ) -> FlushResult:
+        """Write outcomes and all that follows from them in one transaction.
+
+        Args:
+            run_id: the run that does it; its row in ``run`` exists.
+            source: the vendor.
+            timeframe: of every bar in ``outcomes``.
+            outcomes: what came of the calls.
+            calls: HTTP attempts since the last flush, for the run's counter.
+
+        Raises:
+            ConfigurationError: the database refuses for a reason that a person has to mend.
+            RetryableError: it could not be reached, tried several times over.
+            FatalError: it refused a statement.
+        """
+        return self._redo(lambda connection: self._flush(connection, run_id, source, timeframe, outcomes, calls))
+
+    def _redo(self, work: Callable[[sa.Connection], FlushResult]) -> FlushResult:
+        """Do a transaction, again when it may succeed later; a commit whose answer was lost is safe to redo."""
+        for attempt in range(self._retries + 1):
+            try:
+                with transaction(self._engine) as connection:
+                    return work(connection)
+            except RetryableError:
+                if attempt == self._retries:
+                    raise
+                time.sleep(self._delay * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _flush(
+        self,
+        connection: sa.Connection,
+        run_id: UUID,
+        source: str,
+        timeframe: str,
+        outcomes: Sequence[Outcome],
+        calls: int,
+    ) -> FlushResult:
+        key = {"source": source, "timeframe": timeframe}
+        asked = spans(outcomes)
+        settlement = Settlement(
+            self._lock(connection, key, run_id, asked), _gaps(connection, key, asked), sessions_between
+        )
+        result = FlushResult()
+        fresh, overlapping = [], []
+        for outcome in outcomes:
+            is_fresh = settlement.settle(outcome)
+            accepted = outcome.verdict.accepted
+            result.stored += len(accepted)
+            fresh.append(accepted.where(is_fresh))
+            overlapping.append(accepted.where(~is_fresh))
+            result.quarantined += self._quarantine(connection, key, run_id, outcome)
+        self._load(connection, key, run_id, _joined(fresh), _joined(overlapping), result)
+        result.gaps = self._write_ledger(connection, key, run_id, settlement)
+        connection.execute(
+            sql.COUNT,
+            {
+                "run_id": run_id,
+                "calls": calls,
+                "cells": sum(len(outcome.call.cells) for outcome in outcomes),
+                "stored": result.stored,
+                "inserted": result.inserted,
+                "rewritten": result.rewritten,
+            },
+        )
+        return result
+
+    def _lock(
+        self, connection: sa.Connection, key: dict[str, str], run_id: UUID, asked: Mapping[str, Watermark]
+    ) -> dict[str, Watermark]:
+        """Lock the watermarks of the tickers, making those that are missing, and return what was known before.
+
+        Rows are made first and locked after, each in the order of the tickers: two writers of overlapping
+        tickers then wait for each other and never deadlock.
+        """
+        names = sorted(asked)
+        known = {row.ticker for row in connection.execute(sql.MARKS, {**key, "tickers": names})}
+        new = [name for name in names if name not in known]
+        made: set[str] = set()
+        if new:
+            rows = connection.execute(
+                sql.MAKE_MARKS,
+                {
+                    **key,
+                    "run_id": run_id,
+                    "tickers": new,
+                    "firsts": [asked[name].first for name in new],
+                    "lasts": [asked[name].last for name in new],
+                },
+            )
+            made = {row.ticker for row in rows}
+        locked = connection.execute(sql.LOCK_MARKS, {**key, "tickers": names})
+        return {row.ticker: Watermark(row.first_session, row.last_session) for row in locked if row.ticker not in made}
+
+    def _load(
+        self,
+        connection: sa.Connection,
+        key: dict[str, str],
+        run_id: UUID,
+        fresh: Bars,
+        overlapping: Bars,
+        result: FlushResult,
+    ) -> None:
+        if len(fresh):
+            try:
+                with connection.begin_nested():
+                    _copy(connection, f"COPY bar ({_COLUMNS}) FROM STDIN (FORMAT binary)", _rows(fresh, key, run_id))
+                result.inserted += len(fresh)
+            except psycopg2.errors.UniqueViolation:
+                # Somebody removed ledger rows but left the bars: the bars are compared, not trusted to be absent.
+                overlapping = _joined([overlapping, fresh])
+        if len(overlapping):
+            rewritten, inserted = _merge(connection, key, run_id, overlapping)
+            result.rewritten += rewritten
+            result.inserted += inserted
+
+    def _quarantine(self, connection: sa.Connection, key: dict[str, str], run_id: UUID, outcome: Outcome) -> int:
+        bars = outcome.verdict.quarantined
+        if not len(bars):
+            return 0
+        rows = bars.rows
+        columns: dict[str, list[Any]] = {name: _nullable(rows[name]) for name in VALUES}
+        connection.execute(
+            sql.QUARANTINE,
+            {
+                **key,
+                **columns,
+                "run_id": run_id,
+                "tickers": [bars.tickers[i] for i in rows["ticker"]],
+                "instants": _instants(rows["ts"]),
+                "copies": _copies(bars).tolist(),
+                "sessions": rows["session"].tolist(),
+                "rules": list(outcome.verdict.rules),
+            },
+        )
+        return len(bars)
+
+    def _write_ledger(
+        self, connection: sa.Connection, key: dict[str, str], run_id: UUID, settlement: Settlement
+    ) -> int:
+        marks = sorted(settlement.new_marks.items())
+        if marks:
+            connection.execute(
+                sql.SET_MARKS,
+                {
+                    **key,
+                    "run_id": run_id,
+                    "tickers": [ticker for ticker, _ in marks],
+                    "firsts": [mark.first for _, mark in marks],
+                    "lasts": [mark.last for _, mark in marks],
+                },
+            )
+        closed = settlement.closed_gaps
+        if closed:
+            connection.execute(
+                sql.CLOSE_GAPS, {**key, "tickers": [t for t, _ in closed], "sessions": [s for _, s in closed]}
+            )
+        gaps = settlement.new_gaps
+        if gaps:
+            connection.execute(
+                sql.SET_GAPS,
+                {
+                    **key,
+                    "run_id": run_id,
+                    "tickers": [gap.ticker for gap in gaps],
+                    "sessions": [gap.session for gap in gaps],
+                    "reasons": [gap.reason for gap in gaps],
+                    "attempts": [gap.attempts for gap in gaps],
+                    "errors": [gap.last_error for gap in gaps],
+                },
+            )
+        return len(gaps)
+
+
+def _gaps(
+    connection: sa.Connection, key: dict[str, str], asked: Mapping[str, Watermark]
+) -> dict[tuple[str, date], Gap]:
+    """The gaps of the tickers between the first and the last session asked of any of them."""
+    rows = connection.execute(
+        sql.GAPS,
+        {
+            **key,
+            "tickers": list(asked),
+            "first": min(span.first for span in asked.values()),
+            "last": max(span.last for span in asked.values()),
+        },
+    )
+    return {
+        (row.ticker, row.session): Gap(row.ticker, row.session, row.reason, row.attempts, row.last_error)
+        for row in rows
+    }
+
+
+def _merge(connection: sa.Connection, key: dict[str, str], run_id: UUID, bars: Bars) -> tuple[int, int]:
+    """Stage and merge: how many bars were rewritten, and how many were not there at all."""
+    connection.execute(sql.STAGE)
+    _copy(connection, sql.COPY_TO_STAGE, binary(_staged(bars.rows)))
+    values = {
+        **key,
+        "run_id": run_id,
+        "tickers": list(bars.tickers),
+        "lo": bars.rows["ts"].min().item(),
+        "hi": bars.rows["ts"].max().item(),
+    }
+    values = {name: _aware(value) if isinstance(value, datetime) else value for name, value in values.items()}
+    rewritten = connection.execute(sql.REVISE, values).rowcount
+    touched = connection.execute(sql.MERGE, values).rowcount
+    return rewritten, touched - rewritten
+
+
+def _copy(connection: sa.Connection, statement: str, stream: bytes) -> None:
+    driver: Any = connection.connection
+    with driver.cursor() as cursor:
+        cursor.copy_expert(statement, io.BytesIO(stream))
+
+
+def _measured(rows: NDArray[np.void]) -> list[Field]:
+    prices = [Field.numbers(rows[name], ">f8") for name in ("open", "high", "low", "close", "volume")]
+    vwap = Field.numbers(rows["vwap"], ">f8", np.isnan(rows["vwap"]))
+    return [*prices, vwap, Field.numbers(rows["trades"], ">i8", rows["trades"] == NO_TRADES)]
+
+
+def _rows(bars: Bars, key: dict[str, str], run_id: UUID) -> bytes:
+    """The COPY stream of whole rows of ``bar``, in the order of its key."""
+    rows, n = bars.rows, len(bars)
+    return binary(
+        [
+            Field.texts(bars.tickers, rows["ticker"]),
+            Field.constant(key["timeframe"].encode(), n),
+            Field.dates(rows["session"]),
+            Field.instants(rows["ts"]),
+            *_measured(rows),
+            Field.constant(key["source"].encode(), n),
+            Field.constant(run_id.bytes, n),
+        ]
+    )
+
+
+def _staged(rows: NDArray[np.void]) -> list[Field]:
+    return [
+        Field.numbers(rows["ticker"] + 1, ">i4"),
+        Field.dates(rows["session"]),
+        Field.instants(rows["ts"]),
+        *_measured(rows),
+    ]
+
+
+def _joined(blocks: Sequence[Bars]) -> Bars:
+    parts = [block for block in blocks if len(block)]
+    if len(parts) <= 1:
+        return parts[0] if parts else Bars(())
+    return Bars.concat(parts)
+
+
+def _copies(bars: Bars) -> NDArray[np.int64]:
+    """For each bar, how many of the same ticker and instant stand before it in the block; shape (n,)."""
+    order = np.lexsort((bars.rows["ts"], bars.rows["ticker"]))
+    rows = bars.rows[order]
+    starts = np.ones(len(rows), np.bool_)
+    starts[1:] = (rows["ticker"][1:] != rows["ticker"][:-1]) | (rows["ts"][1:] != rows["ts"][:-1])
+    begin = np.maximum.accumulate(np.where(starts, np.arange(len(rows)), 0))
+    copies = np.empty(len(rows), np.int64)
+    copies[order] = np.arange(len(rows)) - begin
+    return copies
+
+
+def _nullable(values: NDArray[Any]) -> list[Any]:
+    """Python numbers, None for what the vendor did not send."""
+    absent = np.isnan(values) if values.dtype.kind == "f" else values == NO_TRADES
+    return [None if gone else value for value, gone in zip(values.tolist(), absent, strict=True)]
+
+
+def _aware(instant: datetime) -> datetime:
+    return instant.replace(tzinfo=UTC)
+
+
+def _instants(values: NDArray[np.datetime64]) -> list[datetime]:
+    return [_aware(value) for value in values.tolist()]

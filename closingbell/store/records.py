@@ -1,0 +1,307 @@
+"""Everything in the database that is not the hot path: runs, what is known, facts, reconciliation.
+
+SQLAlchemy Core throughout, so that it reads the same on every database.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from closingbell.cells import Cells, Gap, Ledger, Watermark
+from closingbell.errors import ConfigurationError
+from closingbell.store.faults import transaction
+from closingbell.store.schema import bar, gap, quarantine, revision, run, watermark
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """Expected cells against what the database holds, to the cell.
+
+    Attributes:
+        expected: cells asked for.
+        stored: cells that have a bar.
+        gaps: cells that have none, by reason.
+        unexplained: for each ticker whose sum is not right, expected minus stored minus gaps.
+    """
+
+    expected: int
+    stored: int
+    gaps: Mapping[str, int]
+    unexplained: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every cell is accounted for."""
+        return not self.unexplained
+
+    def __str__(self) -> str:
+        parts = [f"{self.expected:,} expected = {self.stored:,} stored"]
+        parts += [f"{count:,} {reason}" for reason, count in sorted(self.gaps.items())]
+        return " + ".join(parts) + (
+            "" if self.balanced else f", {sum(map(abs, self.unexplained.values())):,} unexplained"
+        )
+
+
+class Records:
+    """Reads and small writes, each in a transaction of its own."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def start_run(
+        self,
+        run_id: UUID,
+        flow: str,
+        asked: Mapping[str, Any],
+        *,
+        planned_calls: int,
+        expected_cells: int,
+    ) -> None:
+        """Open a run's row, with what it is asked and going to do; one that is there already keeps its counters."""
+        values = {
+            "state": "Running",
+            "planned_calls": planned_calls,
+            "expected_cells": expected_cells,
+            "ended_at": None,
+        }
+        with transaction(self._engine) as connection:
+            if connection.execute(sa.select(run.c.run_id).where(run.c.run_id == run_id)).first():
+                connection.execute(sa.update(run).where(run.c.run_id == run_id).values(**values))
+                return
+            row = {"flow": flow, "source": asked["source"], "timeframe": asked["timeframe"], "asked": dict(asked)}
+            connection.execute(sa.insert(run).values(run_id=run_id, **row, **values))
+
+    def count_calls(self, run_id: UUID, calls: int) -> None:
+        """Add calls that no flush has counted."""
+        with transaction(self._engine) as connection:
+            connection.execute(
+                sa.update(run).where(run.c.run_id == run_id).values(actual_calls=run.c.actual_calls + calls)
+            )
+
+    def end_run(self, run_id: UUID, state: str, report: Mapping[str, Any]) -> None:
+        """Close a run's row with its report."""
+        with transaction(self._engine) as connection:
+            connection.execute(
+                sa.update(run)
+                .where(run.c.run_id == run_id)
+                .values(state=state, report=dict(report), ended_at=datetime.now(UTC))
+            )
+
+    def run(self, run_id: UUID) -> Mapping[str, Any] | None:
+        """One run's row."""
+        with transaction(self._engine) as connection:
+            row = connection.execute(sa.select(run).where(run.c.run_id == run_id)).mappings().first()
+        return dict(row) if row else None
+
+    def last_run(self, flows: Sequence[str] = ("ingest",)) -> Mapping[str, Any] | None:
+        """The run of these flows that was started last."""
+        with transaction(self._engine) as connection:
+            query = sa.select(run).where(run.c.flow.in_(flows)).order_by(run.c.started_at.desc()).limit(1)
+            row = connection.execute(query).mappings().first()
+        return dict(row) if row else None
+
+    def ledger(self, source: str, timeframe: str, tickers: Iterable[str], first: date, last: date) -> Ledger:
+        """Watermarks of these tickers, and their gaps between two sessions, inclusive."""
+        names = list(tickers)
+        with transaction(self._engine) as connection:
+            marks = connection.execute(
+                sa.select(watermark.c.ticker, watermark.c.first_session, watermark.c.last_session).where(
+                    watermark.c.source == source, watermark.c.timeframe == timeframe, watermark.c.ticker.in_(names)
+                )
+            )
+            known = {row.ticker: Watermark(row.first_session, row.last_session) for row in marks}
+            gaps = _gaps(connection, source, timeframe, gap.c.ticker.in_(names), gap.c.session.between(first, last))
+        return Ledger(known, gaps)
+
+    def gaps(self, source: str, timeframe: str, reasons: Sequence[str]) -> list[Gap]:
+        """Every gap with one of these reasons, by ticker and session."""
+        with transaction(self._engine) as connection:
+            return _gaps(connection, source, timeframe, gap.c.reason.in_(reasons))
+
+    def reconcile(self, source: str, timeframe: str, grids: Sequence[Cells]) -> Reconciliation:
+        """Hold what was asked for against what is there.
+
+        Args:
+            source: the vendor.
+            timeframe: the bars' timeframe.
+            grids: the cells asked for; each a whole grid of its tickers and sessions.
+        """
+        expected = stored = 0
+        gaps: Counter[str] = Counter()
+        unexplained: dict[str, int] = {}
+        for cells in grids:
+            if not cells.count:
+                continue
+            first, last = cells.sessions[0].item(), cells.sessions[-1].item()
+            per_ticker = dict(zip(cells.tickers, cells.mask.sum(axis=1).tolist(), strict=True))
+            with transaction(self._engine) as connection:
+                bars = _bars_by_ticker(connection, timeframe, cells.tickers, first, last)
+                reasons = _gaps_by_ticker(connection, source, timeframe, cells.tickers, first, last)
+            expected += sum(per_ticker.values())
+            stored += sum(bars.values())
+            for ticker, wanted in per_ticker.items():
+                gaps.update(reasons.get(ticker, {}))
+                off = wanted - bars.get(ticker, 0) - sum(reasons.get(ticker, {}).values())
+                if off:
+                    unexplained[ticker] = off
+        return Reconciliation(expected, stored, dict(gaps), unexplained)
+
+    def progress(self, run_id: UUID) -> Mapping[str, Any] | None:
+        """The counters of a run as of its last commit: calls, cells, bars."""
+        columns = (run.c.state, run.c.planned_calls, run.c.actual_calls, run.c.expected_cells, run.c.done_cells)
+        with transaction(self._engine) as connection:
+            query = sa.select(*columns, run.c.stored_bars, run.c.report).where(run.c.run_id == run_id)
+            row = connection.execute(query).mappings().first()
+        return dict(row) if row else None
+
+    def quarantined(self, source: str, timeframe: str, grids: Sequence[Cells]) -> Mapping[str, int]:
+        """Bars kept apart between the first and the last session of each grid, by rule."""
+        found: Counter[str] = Counter()
+        for cells in grids:
+            if not cells.count:
+                continue
+            query = (
+                sa.select(quarantine.c.rule, sa.func.count())
+                .where(
+                    quarantine.c.source == source,
+                    quarantine.c.timeframe == timeframe,
+                    quarantine.c.ticker.in_(cells.tickers),
+                    quarantine.c.session.between(cells.sessions[0].item(), cells.sessions[-1].item()),
+                )
+                .group_by(quarantine.c.rule)
+            )
+            with transaction(self._engine) as connection:
+                found.update(dict(connection.execute(query).tuples().all()))
+        return dict(sorted(found.items()))
+
+    def overview(self) -> Mapping[str, Any]:
+        """The whole database in a few numbers."""
+        with transaction(self._engine) as connection:
+            bars = connection.execute(
+                sa.select(
+                    sa.func.count(),
+                    sa.func.count(sa.distinct(bar.c.ticker)),
+                    sa.func.min(bar.c.session),
+                    sa.func.max(bar.c.session),
+                )
+            ).one()
+            gaps = connection.execute(sa.select(gap.c.reason, sa.func.count()).group_by(gap.c.reason)).tuples().all()
+            kept = connection.execute(sa.select(sa.func.count()).select_from(quarantine)).scalar_one()
+            changed = connection.execute(sa.select(sa.func.count()).select_from(revision)).scalar_one()
+        return {
+            "bars": bars[0],
+            "tickers": bars[1],
+            "first_session": bars[2],
+            "last_session": bars[3],
+            "gaps": dict(gaps),
+            "quarantined": kept,
+            "revisions": changed,
+        }
+
+    def of_ticker(self, ticker: str, limit: int = 10) -> Mapping[str, Any]:
+        """What is known of one ticker: watermarks, gaps by reason, quarantine and revisions, newest first."""
+        with transaction(self._engine) as connection:
+
+            def rows(query: sa.Select[Any]) -> list[dict[str, Any]]:
+                return [dict(row) for row in connection.execute(query).mappings()]
+
+            return {
+                "ticker": ticker,
+                "watermarks": rows(
+                    sa.select(
+                        watermark.c.source, watermark.c.timeframe, watermark.c.first_session, watermark.c.last_session
+                    ).where(watermark.c.ticker == ticker)
+                ),
+                "bars": rows(
+                    sa.select(bar.c.timeframe, sa.func.count().label("bars"))
+                    .where(bar.c.ticker == ticker)
+                    .group_by(bar.c.timeframe)
+                ),
+                "gaps": rows(
+                    sa.select(gap.c.session, gap.c.reason, gap.c.attempts, gap.c.last_error)
+                    .where(gap.c.ticker == ticker)
+                    .order_by(gap.c.session.desc())
+                    .limit(limit)
+                ),
+                "quarantine": rows(
+                    sa.select(quarantine.c.session, quarantine.c.rule)
+                    .where(quarantine.c.ticker == ticker)
+                    .order_by(quarantine.c.ts.desc())
+                    .limit(limit)
+                ),
+                "revisions": rows(
+                    sa.select(
+                        revision.c.session,
+                        revision.c.old_close,
+                        revision.c.new_close,
+                        revision.c.old_volume,
+                        revision.c.new_volume,
+                        revision.c.seen_at,
+                    )
+                    .where(revision.c.ticker == ticker)
+                    .order_by(revision.c.revision_id.desc())
+                    .limit(limit)
+                ),
+            }
+
+
+def _gaps(connection: sa.Connection, source: str, timeframe: str, *where: sa.ColumnElement[bool]) -> list[Gap]:
+    columns = (gap.c.ticker, gap.c.session, gap.c.reason, gap.c.attempts, gap.c.last_error)
+    query = (
+        sa.select(*columns)
+        .where(gap.c.source == source, gap.c.timeframe == timeframe, *where)
+        .order_by(gap.c.ticker, gap.c.session)
+    )
+    return [Gap(*row) for row in connection.execute(query)]
+
+
+def _bars_by_ticker(
+    connection: sa.Connection, timeframe: str, tickers: Sequence[str], first: date, last: date
+) -> dict[str, int]:
+    """Sessions that have at least one bar, by ticker."""
+    query = (
+        sa.select(bar.c.ticker, sa.func.count(sa.distinct(bar.c.session)))
+        .where(bar.c.timeframe == timeframe, bar.c.ticker.in_(tickers), bar.c.session.between(first, last))
+        .group_by(bar.c.ticker)
+    )
+    return dict(connection.execute(query).tuples())
+
+
+def _gaps_by_ticker(
+    connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str], first: date, last: date
+) -> dict[str, dict[str, int]]:
+    query = (
+        sa.select(gap.c.ticker, gap.c.reason, sa.func.count())
+        .where(
+            gap.c.source == source,
+            gap.c.timeframe == timeframe,
+            gap.c.ticker.in_(tickers),
+            gap.c.session.between(first, last),
+        )
+        .group_by(gap.c.ticker, gap.c.reason)
+    )
+    found: dict[str, dict[str, int]] = {}
+    for ticker, reason, count in connection.execute(query):
+        found.setdefault(ticker, {})[reason] = count
+    return found
+
+
+def as_run_id(text: str) -> UUID:
+    """A run's id from text.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    try:
+        return UUID(text)
+    except ValueError:
+        raise ConfigurationError(
+            "this is not a run's id", value=repr(text), fix="closingbell status lists the last runs with their ids."
+        ) from None

@@ -1,0 +1,136 @@
+"""The statements of the PostgreSQL store that are set-based or lock; everything in them is bound."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+MARKS: Final = sa.text("""
+    SELECT ticker, first_session, last_session FROM watermark
+    WHERE source = :source AND timeframe = :timeframe AND ticker = ANY(:tickers)
+""")
+
+LOCK_MARKS: Final = sa.text("""
+    SELECT ticker, first_session, last_session FROM watermark
+    WHERE source = :source AND timeframe = :timeframe AND ticker = ANY(:tickers)
+    ORDER BY ticker FOR UPDATE
+""")
+
+MAKE_MARKS: Final = sa.text("""
+    INSERT INTO watermark (source, ticker, timeframe, first_session, last_session, run_id)
+    SELECT :source, ticker, :timeframe, first_session, last_session, :run_id
+    FROM unnest(CAST(:tickers AS text[]), CAST(:firsts AS date[]), CAST(:lasts AS date[]))
+        AS made (ticker, first_session, last_session)
+    ON CONFLICT DO NOTHING
+    RETURNING ticker
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))
+
+SET_MARKS: Final = sa.text("""
+    UPDATE watermark SET first_session = new.first_session, last_session = new.last_session, run_id = :run_id
+    FROM unnest(CAST(:tickers AS text[]), CAST(:firsts AS date[]), CAST(:lasts AS date[]))
+        AS new (ticker, first_session, last_session)
+    WHERE watermark.source = :source AND watermark.timeframe = :timeframe AND watermark.ticker = new.ticker
+      AND (watermark.first_session, watermark.last_session) IS DISTINCT FROM (new.first_session, new.last_session)
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))
+
+GAPS: Final = sa.text("""
+    SELECT ticker, session, reason, attempts, last_error FROM gap
+    WHERE source = :source AND timeframe = :timeframe AND ticker = ANY(:tickers)
+      AND session BETWEEN :first AND :last
+""")
+
+CLOSE_GAPS: Final = sa.text("""
+    DELETE FROM gap USING unnest(CAST(:tickers AS text[]), CAST(:sessions AS date[])) AS closed (ticker, session)
+    WHERE gap.source = :source AND gap.timeframe = :timeframe
+      AND gap.ticker = closed.ticker AND gap.session = closed.session
+""")
+
+SET_GAPS: Final = sa.text("""
+    INSERT INTO gap (source, ticker, timeframe, session, reason, attempts, last_error, run_id)
+    SELECT :source, ticker, :timeframe, session, reason, attempts, last_error, :run_id
+    FROM unnest(CAST(:tickers AS text[]), CAST(:sessions AS date[]), CAST(:reasons AS text[]),
+                CAST(:attempts AS integer[]), CAST(:errors AS text[]))
+        AS new (ticker, session, reason, attempts, last_error)
+    ON CONFLICT (source, ticker, timeframe, session) DO UPDATE SET
+        reason = excluded.reason, attempts = excluded.attempts, last_error = excluded.last_error,
+        run_id = excluded.run_id, updated_at = now()
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))
+
+QUARANTINE: Final = sa.text("""
+    INSERT INTO quarantine AS kept (source, ticker, timeframe, ts, copy, session, rule,
+        open, high, low, close, volume, vwap, trades, run_id)
+    SELECT :source, new.ticker, :timeframe, new.ts, new.copy, new.session, new.rule,
+        new.open, new.high, new.low, new.close, new.volume, new.vwap, new.trades, :run_id
+    FROM unnest(CAST(:tickers AS text[]), CAST(:instants AS timestamptz[]), CAST(:copies AS smallint[]),
+                CAST(:sessions AS date[]), CAST(:rules AS text[]),
+                CAST(:open AS float8[]), CAST(:high AS float8[]), CAST(:low AS float8[]), CAST(:close AS float8[]),
+                CAST(:volume AS float8[]), CAST(:vwap AS float8[]), CAST(:trades AS bigint[]))
+        AS new (ticker, ts, copy, session, rule, open, high, low, close, volume, vwap, trades)
+    ON CONFLICT (source, ticker, timeframe, ts, copy) DO UPDATE SET
+        rule = excluded.rule, open = excluded.open, high = excluded.high, low = excluded.low,
+        close = excluded.close, volume = excluded.volume, vwap = excluded.vwap, trades = excluded.trades,
+        run_id = excluded.run_id, seen_at = now()
+    WHERE (kept.rule, kept.open, kept.high, kept.low, kept.close, kept.volume, kept.vwap, kept.trades)
+        IS DISTINCT FROM (excluded.rule, excluded.open, excluded.high, excluded.low, excluded.close,
+                          excluded.volume, excluded.vwap, excluded.trades)
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))
+
+#: Made once a connection and emptied at each commit. No text in it: rows of fixed width are the fastest.
+STAGE: Final = sa.text("""
+    CREATE TEMPORARY TABLE IF NOT EXISTS staged_bar (
+        n integer NOT NULL, session date NOT NULL, ts timestamptz NOT NULL,
+        open float8 NOT NULL, high float8 NOT NULL, low float8 NOT NULL, close float8 NOT NULL,
+        volume float8 NOT NULL, vwap float8, trades bigint
+    ) ON COMMIT DELETE ROWS
+""")
+
+COPY_TO_STAGE: Final = (
+    "COPY staged_bar (n, session, ts, open, high, low, close, volume, vwap, trades) FROM STDIN (FORMAT binary)"
+)
+
+_STAGED = """
+    (SELECT named.ticker, staged_bar.* FROM staged_bar
+     JOIN unnest(CAST(:tickers AS text[])) WITH ORDINALITY AS named (ticker, n) USING (n))
+"""
+
+# The bounds on ts are constants to the planner: without them it reads the whole table when its statistics
+# are older than the data.
+_SAME = """
+    bar.ticker = staged.ticker AND bar.timeframe = :timeframe AND bar.ts = staged.ts
+    AND bar.ticker = ANY(:tickers) AND bar.ts BETWEEN :lo AND :hi
+"""
+
+_DIFFERS = """
+    (bar.open, bar.high, bar.low, bar.close, bar.volume, bar.vwap, bar.trades) IS DISTINCT FROM
+    (staged.open, staged.high, staged.low, staged.close, staged.volume, staged.vwap, staged.trades)
+"""
+
+REVISE: Final = sa.text(f"""
+    INSERT INTO revision (source, ticker, timeframe, session, ts,
+        old_open, old_high, old_low, old_close, old_volume, old_vwap, old_trades,
+        new_open, new_high, new_low, new_close, new_volume, new_vwap, new_trades, run_id)
+    SELECT :source, bar.ticker, bar.timeframe, bar.session, bar.ts,
+        bar.open, bar.high, bar.low, bar.close, bar.volume, bar.vwap, bar.trades,
+        staged.open, staged.high, staged.low, staged.close, staged.volume, staged.vwap, staged.trades, :run_id
+    FROM bar JOIN {_STAGED} AS staged ON {_SAME}
+    WHERE {_DIFFERS}
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))  # noqa: S608  (fixed text, no value in it)
+
+MERGE: Final = sa.text(f"""
+    MERGE INTO bar USING {_STAGED} AS staged ON {_SAME}
+    WHEN MATCHED AND {_DIFFERS} THEN UPDATE SET
+        open = staged.open, high = staged.high, low = staged.low, close = staged.close,
+        volume = staged.volume, vwap = staged.vwap, trades = staged.trades, source = :source, run_id = :run_id
+    WHEN NOT MATCHED THEN INSERT
+        (ticker, timeframe, session, ts, open, high, low, close, volume, vwap, trades, source, run_id)
+        VALUES (staged.ticker, :timeframe, staged.session, staged.ts, staged.open, staged.high, staged.low,
+                staged.close, staged.volume, staged.vwap, staged.trades, :source, :run_id)
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))  # noqa: S608  (fixed text, no value in it)
+
+#: Last in the transaction: until it commits, every other flush of the run waits for this row.
+COUNT: Final = sa.text("""
+    UPDATE run SET actual_calls = actual_calls + :calls, done_cells = done_cells + :cells,
+        stored_bars = stored_bars + :stored, inserted = inserted + :inserted, rewritten = rewritten + :rewritten
+    WHERE run_id = :run_id
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))

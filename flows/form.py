@@ -1,0 +1,18 @@
+"""The parameters that the flows' forms share: what Prefect checks before a run exists."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from closingbell.universe import TICKER_PATTERN
+
+#: A ticker as the vendor writes it; the form refuses anything else.
+Ticker = Annotated[str, StringConstraints(pattern=TICKER_PATTERN, min_length=1, max_length=32)]
+
+#: Prefect's form checks a pattern but not ``format: date``, so the shape of a date is given as both.
+Day = Annotated[date, Field(json_schema_extra={"pattern": r"^\d{4}-\d{2}-\d{2}$"})]
+
+Universe = Literal["sp500+etfs", "sp500", "etfs"]

@@ -1,0 +1,45 @@
+"""Daily bars of a universe or of some tickers, complete and correct, with the fewest calls."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from pydantic import Field
+
+from closingbell import request
+from closingbell import universe as universes
+from flows import night
+from flows.form import Day, Ticker, Universe
+from tasks.resources import Resources
+from tasks.threads import threads
+
+
+@flow(name="ingest", task_runner=threads())
+def ingest(
+    universe: Universe = "sp500+etfs",
+    tickers: list[Ticker] | None = None,
+    start: Day | None = None,
+    end: Day | None = None,
+    recheck_sessions: Annotated[int, Field(ge=0, le=250)] = 0,
+    batch_size: Annotated[int, Field(ge=1, le=10_000)] | None = None,
+    dry_run: bool = False,
+) -> State[Any]:
+    """Fetch what is missing of the cells asked for, and store it with the state that makes every run resumable.
+
+    Args:
+        universe: Whose bars, when no tickers are given.
+        tickers: These instead of the universe, as the vendor writes them (BRK.B, not BRK-B).
+        start: First date. Empty: two years back, as far as the free plan's history goes.
+        end: Last date. Empty: the last session that should be published by now.
+        recheck_sessions: Fetch this many of the last sessions again, because vendors correct bars for days.
+        batch_size: Calls in one task. Empty: the setting BATCH_SIZE.
+        dry_run: Only show the plan, and make no call.
+    """
+
+    def ask(resources: Resources) -> request.Request:
+        names = universes.resolve(universe, tickers)
+        return request.build(names, start, end, resources.clock.now(), recheck_sessions=recheck_sessions)
+
+    return night.run("ingest", ask, batch_size, dry_run=dry_run)

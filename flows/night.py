@@ -1,0 +1,69 @@
+"""The night, start to end: what every ingesting flow does once it knows what it is asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from prefect import unmapped
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from closingbell import report
+from closingbell.errors import ClosingbellError
+from closingbell.request import Request
+from closingbell.store.records import as_run_id
+from tasks import night as steps
+from tasks.batch import retrying
+from tasks.resources import Resources, opened
+from tasks.splits import look_at_splits, splits_span
+
+
+def run(
+    flow: str, ask: Callable[[Resources], Request], batch_size: int | None = None, *, dry_run: bool = False
+) -> State[Any]:
+    """Do what is asked, and say truly how it went.
+
+    Args:
+        flow: the flow's name, for the run's row.
+        ask: makes the request, given the resources.
+        batch_size: calls in one task; None: as set.
+        dry_run: stop after the plan.
+    """
+    begun, run_id = time.monotonic(), as_run_id(flow_run.id)
+    try:
+        with opened() as resources:
+            request = ask(resources)
+            try:
+                return _night(flow, resources, request, batch_size, dry_run=dry_run, begun=begun)
+            except ClosingbellError as error:
+                calls = sum(resources.source.calls.values())
+                told = report.stopped(run_id, flow, str(error), request, calls, time.monotonic() - begun)
+                return steps.give_up(resources.settings.closingbell_home, told, resources.store.records)
+    except ClosingbellError as error:
+        told = report.stopped(run_id, flow, str(error), None, 0, time.monotonic() - begun)
+        return steps.give_up(None, told, None)
+
+
+def _night(
+    flow: str, resources: Resources, request: Request, batch_size: int | None, *, dry_run: bool, begun: float
+) -> State[Any]:
+    settings, records = resources.settings, resources.store.records
+    span = splits_span(resources, request)
+    night = steps.work_out(resources, request, as_run_id(flow_run.id), splits=span is not None)
+    steps.announce(night, str(resources.gate.quota))
+    if dry_run:
+        return Completed(message=f"dry run: {'; '.join(report.plan_lines(night.plan, str(resources.gate.quota)))}")
+
+    records.start_run(
+        night.work.run_id, flow=flow, source=request.source, timeframe=request.timeframe, asked=request.as_dict()
+    )
+    records.plan_run(night.work.run_id, planned_calls=night.plan.planned_calls, expected_cells=night.plan.cells)
+    splits = look_at_splits(night.work, span, settings)
+    batches = night.batches(batch_size or settings.batch_size)
+    tally = steps.gather(retrying(settings).map(batches, work=unmapped(night.work)))
+    tally.add(splits)
+
+    return steps.final_state(steps.close(resources, night, flow, tally, begun))

@@ -1,0 +1,44 @@
+"""What failed, once more, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from pydantic import Field
+
+from closingbell import request
+from closingbell.cells import RETRYABLE
+from closingbell.errors import ConfigurationError
+from closingbell.store.records import as_run_id
+from flows import night
+from tasks.resources import Resources
+from tasks.threads import threads
+
+
+@flow(name="retry failed", task_runner=threads())
+def retry_failed(
+    run_id: Annotated[str, Field(pattern=r"^(last|all|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$")] = "last",
+    batch_size: Annotated[int, Field(ge=1, le=10_000)] | None = None,
+    dry_run: bool = False,
+) -> State[Any]:
+    """Make calls for exactly the cells that a run was asked for and did not get.
+
+    Args:
+        run_id: A run's id; last: the run before this one; all: every cell that is worth another try.
+        batch_size: Calls in one task. Empty: the setting BATCH_SIZE.
+        dry_run: Only show the plan, and make no call.
+    """
+
+    def ask(resources: Resources) -> request.Request:
+        records = resources.store.records
+        if run_id == "all":
+            return request.of_gaps(records.gaps("polygon", "1d", RETRYABLE))
+        row = records.last_run() if run_id == "last" else records.run(as_run_id(run_id))
+        if row is None:
+            what = "there is no run to retry" if run_id == "last" else "there is no such run"
+            raise ConfigurationError(what, value=run_id, fix="closingbell status lists the last runs with their ids.")
+        return request.Request.from_dict(row["asked"])
+
+    return night.run("retry failed", ask, batch_size, dry_run=dry_run)

@@ -1,0 +1,41 @@
+"""The database's schema, as Alembic migrations; applied on start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+#: One migration at a time in a database: two runs may start at once. The number is arbitrary but fixed.
+_LOCK: Final = 0x636C6F7362656C6C
+
+
+def config() -> Config:
+    """Alembic's configuration, without a file."""
+    made = Config()
+    made.set_main_option("script_location", str(Path(__file__).parent))
+    return made
+
+
+def is_current(connection: sa.Connection) -> bool:
+    """Whether the database is at the newest migration."""
+    head = ScriptDirectory.from_config(config()).get_current_head()
+    return MigrationContext.configure(connection).get_current_revision() == head
+
+
+def upgrade(engine: sa.Engine) -> None:
+    """Bring the schema to the newest migration; does nothing, and locks nothing, where it is there already."""
+    with engine.connect() as connection:
+        if is_current(connection):
+            return
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        made = config()
+        made.attributes["connection"] = connection
+        command.upgrade(made, "head")

@@ -1,0 +1,95 @@
+"""What a run works with, opened once in its process: settings, store, source, quota."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from closingbell.clock import Clock
+from closingbell.errors import FatalError
+from closingbell.plan import MARKET_DAY_ROWS
+from closingbell.settings import Settings, load
+from closingbell.sources.polygon import PolygonSource
+from closingbell.store import Store, open_store
+from closingbell.store.faults import transaction
+from infra import embedded, migrations
+from tasks.limiter import PrefectGate
+
+
+@dataclass(slots=True)
+class Resources:
+    """The parts of a run; safe to share between its task threads.
+
+    Attributes:
+        settings: as read from the environment.
+        clock: the time.
+        store: the database, at the newest migration.
+        source: the vendor, every call of which passes ``gate``.
+        gate: the quota.
+        market_day_rows: rows that one market day brings.
+    """
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    source: PolygonSource
+    gate: PrefectGate
+    market_day_rows: int
+    _counted: int = 0
+    _counting: threading.Lock = field(default_factory=threading.Lock)
+
+    def uncounted_calls(self) -> int:
+        """HTTP attempts since this was last asked, so that each is added to the run's counter once."""
+        with self._counting:
+            made = sum(self.source.calls.values())
+            new, self._counted = made - self._counted, made
+        return new
+
+
+_current: ContextVar[Resources] = ContextVar("resources")
+
+
+def current() -> Resources:
+    """The resources of the run that this task belongs to."""
+    try:
+        return _current.get()
+    except LookupError:
+        raise FatalError("a task was started outside of a run", fix="Start it through its flow.") from None
+
+
+@contextmanager
+def opened(settings: Settings | None = None) -> Iterator[Resources]:
+    """Open everything a run needs, starting the embedded part for what no setting names.
+
+    Raises:
+        ConfigurationError: a setting, the database or the quota's limit is not fit for a run.
+    """
+    settings = settings or load()
+    with ExitStack() as stack:
+        provided = stack.enter_context(embedded.provide(settings))
+        store = open_store(
+            provided.database_url.get_secret_value(), connections=settings.fetch_threads, retries=settings.max_retries
+        )
+        stack.callback(store.close)
+        with transaction(store.engine):
+            migrations.upgrade(store.engine)
+        gate = stack.enter_context(PrefectGate(provided.quota, call_timeout=settings.polygon_call_timeout))
+        source = PolygonSource(
+            provided.polygon_api_key.get_secret_value(),
+            provided.polygon_base_url,
+            gate,
+            connect_timeout=settings.polygon_connect_timeout,
+            read_timeout=settings.polygon_read_timeout,
+            call_timeout=settings.polygon_call_timeout,
+            pool_size=settings.fetch_threads,
+            pause=provided.quota.seconds,
+        )
+        stack.callback(source.close)
+        rows = settings.market_size if settings.uses_stand_in else MARKET_DAY_ROWS
+        resources = Resources(settings, Clock(settings.now), store, source, gate, rows)
+        token = _current.set(resources)
+        stack.callback(_current.reset, token)
+        yield resources

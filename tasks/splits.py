@@ -1,0 +1,61 @@
+"""The night's look at splits: one call for everything since the last look."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Final
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError
+from closingbell.report import Failure, Tally
+from closingbell.request import Request
+from closingbell.settings import Settings
+from tasks.batch import Work, retries, worth_retrying
+from tasks.resources import Resources, current
+
+#: Splits appear late and are corrected: each look goes back this far behind the last one.
+MARGIN: Final = timedelta(days=10)
+
+
+def splits_span(resources: Resources, request: Request) -> tuple[date, date] | None:
+    """The days whose splits have to be looked at, so that all of the request's history can be adjusted.
+
+    None when they have been looked at today already: one look a night.
+    """
+    today = resources.clock.now().date()
+    seen = resources.store.facts.splits_seen(request.source)
+    if seen is None or request.start < seen[0]:
+        return request.start, today
+    return None if seen[1] >= today else (seen[1] - MARGIN, today)
+
+
+@task(name="splits", cache_policy=NO_CACHE, retry_condition_fn=worth_retrying)
+def fetch_splits(work: Work, first: date, last: date) -> int:
+    """Fetch and store the splits from ``first`` to ``last``; returns how many were new or changed."""
+    resources = current()
+    splits = resources.source.splits(first, last)
+    return resources.store.facts.store_splits(work.run_id, work.source, splits, first, last)
+
+
+def look_at_splits(work: Work, span: tuple[date, date] | None, settings: Settings) -> Tally:
+    """Run :func:`fetch_splits`, if there is a span to look at.
+
+    A vendor that refuses or fails to answer costs the run its splits, not its bars.
+
+    Raises:
+        ConfigurationError: the key or a setting is wrong, so no other call would do better.
+        RetryableError: the vendor cannot be reached at all.
+    """
+    if span is None:
+        return Tally()
+    task = fetch_splits.with_options(**retries(settings))
+    state = task(work, *span, return_state=True)
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, int):
+        return Tally(splits=result)
+    unreachable = isinstance(result, RetryableError) and result.status is None
+    if isinstance(result, ConfigurationError | FatalError) or unreachable or not isinstance(result, ClosingbellError):
+        raise result
+    return Tally(failures=[Failure("look at splits", result.what, result.reason or "failed", 0, (), str(result))])

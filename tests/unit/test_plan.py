@@ -1,0 +1,117 @@
+"""The planner: exact against brute force, complete, and right about what a night costs."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from closingbell.cells import Cells
+from closingbell.plan import CallCost, MarketDay, Plan, TickerRange, batches, cheapest, minimum_cover
+
+FREE = CallCost(interval=12.0)
+PAID = CallCost(interval=0.01)
+
+
+def grid(mask: NDArray[np.bool_]) -> Cells:
+    sessions = np.arange("2024-01-01", mask.shape[1], dtype="M8[D]") if mask.shape[1] else np.empty(0, "M8[D]")
+    return Cells(tuple(f"T{i}" for i in range(mask.shape[0])), sessions, mask)
+
+
+def full(n: int, m: int) -> Cells:
+    start = date(2024, 1, 1)
+    days = np.array([start + timedelta(days=i) for i in range(m)], "M8[D]")
+    return Cells.all([f"T{i}" for i in range(n)], days)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrays(np.bool_, st.tuples(st.integers(1, 5), st.integers(1, 5))),
+    st.data(),
+)
+def test_no_cover_is_cheaper(mask: NDArray[np.bool_], data: st.DataObject) -> None:
+    n, m = mask.shape
+    price = st.integers(1, 60_000_000)  # whole microseconds: the solver's own unit, so sums are exact
+    rows = np.array(data.draw(st.lists(price, min_size=n, max_size=n))) / 1e6
+    columns = np.array(data.draw(st.lists(price, min_size=m, max_size=m))) / 1e6
+    by_row, by_column = minimum_cover(mask, rows, columns)
+    assert not (mask & ~by_row[:, None] & ~by_column).any()
+    cheapest_of_all = min(
+        rows[list(r)].sum() + columns[list(c)].sum()
+        for r in subsets(n)
+        for c in subsets(m)
+        if not np.delete(np.delete(mask, r, 0), c, 1).any()
+    )
+    assert rows[by_row].sum() + columns[by_column].sum() == pytest.approx(cheapest_of_all, abs=1e-9)
+
+
+def subsets(n: int) -> list[tuple[int, ...]]:
+    return [tuple(i for i in range(n) if bits[i]) for bits in product([0, 1], repeat=n)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(0, 12))), st.sampled_from([FREE, PAID]))
+def test_every_cell_has_exactly_one_call(mask: NDArray[np.bool_], cost: CallCost) -> None:
+    cells = grid(mask)
+    plan = cheapest(cells, cost)
+    covered = [cell for call in plan.calls for cell in call.cells]
+    wanted = {(cells.tickers[i], cells.sessions[j].item()) for i, j in zip(*np.nonzero(mask), strict=True)}
+    assert len(covered) == len(set(covered)) == plan.cells == len(wanted)
+    assert set(covered) == wanted
+
+
+def test_a_normal_night_is_one_call() -> None:
+    plan = cheapest(full(523, 1), FREE)
+    assert (plan.market_days, plan.ranges, plan.planned_calls) == (1, 0, 1)
+
+
+def test_three_new_tickers_and_five_sessions_behind_are_eight_calls() -> None:
+    mask = np.zeros((523, 502), np.bool_)
+    mask[:, -5:] = True
+    mask[[7, 100, 300], :] = True
+    for cost in (FREE, PAID):
+        plan = cheapest(grid(mask), cost)
+        assert (plan.market_days, plan.ranges) == (5, 3)
+
+
+def test_the_best_plan_depends_on_the_quota() -> None:
+    two_years = full(523, 502)
+    assert cheapest(two_years, FREE).market_days == 502
+    assert cheapest(two_years, PAID).ranges == 523
+
+
+def test_without_market_days_every_ticker_is_a_range() -> None:
+    plan = cheapest(full(3, 2), CallCost(12.0, market_day_rows=None))
+    assert [str(call) for call in plan.calls] == [f"range T{i} 2024-01-01..2024-01-02" for i in range(3)]
+
+
+def test_a_range_of_many_base_bars_takes_several_pages() -> None:
+    plan = cheapest(full(1, 260), CallCost(12.0, market_day_rows=None, rows_per_session=960))
+    assert plan.planned_calls == 5  # 249,600 minutes at 50,000 a page
+    assert plan.seconds == pytest.approx(5 * 12.0 + 249_600 / 250_000)
+
+
+def test_nothing_missing_costs_nothing() -> None:
+    assert cheapest(grid(np.zeros((3, 4), np.bool_)), FREE) == Plan((), 0, 0.0)
+
+
+def test_eleven_thousand_tickers_and_five_years_are_planned() -> None:
+    rng = np.random.default_rng(3)
+    mask = rng.random((11_000, 1_258)) < 0.0005
+    mask[:, -4:] = True
+    mask[rng.choice(11_000, 40, replace=False)] = True
+    plan = cheapest(grid(mask), PAID)
+    assert plan.cells == np.count_nonzero(mask)
+    assert plan.market_days >= 4
+
+
+def test_batches_keep_the_order() -> None:
+    calls = [MarketDay(date(2024, 1, d), ("A",)) for d in (2, 3, 4)] + [TickerRange("B", (date(2024, 1, 2),))]
+    assert [len(batch) for batch in batches(calls, 3)] == [3, 1]
+    assert [call for batch in batches(calls, 3) for call in batch] == calls

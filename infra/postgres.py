@@ -27,7 +27,7 @@ from typing import Final, Self
 from urllib.parse import quote
 
 from closingbell.errors import ConfigurationError, FatalError
-from infra import cluster, leash
+from infra import cluster, leash, trigrams
 from infra.cluster import HOST, USER
 
 #: Prefect's server and workers, and every run's tasks, share these.
@@ -48,7 +48,7 @@ class EmbeddedPostgres:
     def __init__(self, home: Path) -> None:
         self.home = home.expanduser().resolve()
         self.data = self.home / "postgres"
-        self.log = self.home / "postgres.log"
+        self.log = self.home / "logs" / "postgres.log"
         self.port = 0
         self._users: int | None = None
         self._leash: subprocess.Popen[bytes] | None = None
@@ -75,7 +75,7 @@ class EmbeddedPostgres:
         if self._users is not None:
             return
         try:
-            self.home.mkdir(parents=True, exist_ok=True)
+            self.log.parent.mkdir(parents=True, exist_ok=True)
             with _locked(self.home / "postgres.lock"):
                 users = os.open(self.home / "postgres.users", os.O_RDWR | os.O_CREAT, 0o600)
                 try:
@@ -161,6 +161,7 @@ class EmbeddedPostgres:
 
     def _launch(self, binaries: Path) -> cluster.Server:
         port = _free_port(cluster.last_port(self.data))
+        account = cluster.account_of(self.data)
         settings = {
             "listen_addresses": HOST,
             "port": port,
@@ -169,10 +170,11 @@ class EmbeddedPostgres:
             "max_wal_size": "4GB",
             "log_checkpoints": "off",
             "timezone": "UTC",
+            "extension_control_path": trigrams.install(self.data, account),
         }
         command = [sys.executable, "-I", "-S", str(Path(leash.__file__).resolve())]
         command += ["--lock", str(self.home / "postgres.users"), "--signal", "INT", "--grace", f"{STOP_SECONDS:g}"]
-        if account := cluster.account_of(self.data):
+        if account:
             command += ["--user", f"{account[0]}:{account[1]}"]
         command += ["--", str(binaries / "postgres"), "-D", str(self.data)]
         for name, value in settings.items():

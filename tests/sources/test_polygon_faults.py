@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
 import socket
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from time import time
@@ -281,3 +283,21 @@ def test_the_source_works_on_after_every_fault(server: FaultServer, source: Poly
             with pytest.raises(ClosingbellError):
                 source.fetch_range("AAPL", FIRST, LAST)
             assert len(source.fetch_range("AAPL", FIRST, LAST)) == 10, fault.name
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_bytes_come_the_outcome_is_typed(
+    seed: int, server: FaultServer, connect: Callable[..., PolygonSource], logs: pytest.LogCaptureFixture
+) -> None:
+    source = connect(read_timeout=0.05)
+    chance = random.Random(seed)  # noqa: S311
+    whole = b"".join(
+        step for step in zipped(BODY) + answer(BODY, headers={"Retry-After": "x"}) if isinstance(step, bytes)
+    )
+    for _ in range(25):
+        spoiled = bytearray(whole)
+        for _ in range(chance.randint(1, 8)):
+            spoiled[chance.randrange(len(spoiled) // 3)] = chance.randrange(256)
+        server.reply([bytes(spoiled[: chance.randrange(len(spoiled))]), Close])
+        with suppress(ClosingbellError):
+            source.fetch_range("AAPL", FIRST, LAST)

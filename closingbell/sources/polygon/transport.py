@@ -109,18 +109,21 @@ class Transport:
         self, kind: str, method: str, url: str, path: str, fields: Any, headers: Mapping[str, str] | None
     ) -> Answer | ClosingbellError:
         asked = time.perf_counter()
+        started: float | None = None
         deadline = Deadline(self._limits.call)
-        with self._gate.call():
-            started = time.perf_counter()
-            self._tally.add("waiting", started - asked)
-            self._tally.call(kind)
-            deadline.start()
-            head = self._head(method, url, path, fields, headers, deadline)
         try:
+            with self._gate.call():
+                started = time.perf_counter()
+                self._tally.call(kind)
+                deadline.start()
+                head = self._head(method, url, path, fields, headers, deadline)
             return head if isinstance(head, ClosingbellError) else self._body(head, path, deadline)
         finally:
             deadline.stop()
-            self._tally.add("api", time.perf_counter() - started)
+            ended = time.perf_counter()
+            started = ended if started is None else started
+            self._tally.add("waiting", started - asked)
+            self._tally.add("api", ended - started)
 
     def _head(
         self, method: str, url: str, path: str, fields: Any, headers: Mapping[str, str] | None, deadline: Deadline

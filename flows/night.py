@@ -53,14 +53,12 @@ def _night(
     settings, records = resources.settings, resources.store.records
     span = splits_span(resources, request)
     night = steps.work_out(resources, request, as_run_id(flow_run.id), splits=span is not None)
-    steps.announce(night, str(resources.gate.quota))
+    told = steps.announce(night, str(resources.gate.quota))
     if dry_run:
-        return Completed(message=f"dry run: {'; '.join(report.plan_lines(night.plan, str(resources.gate.quota)))}")
+        return Completed(message=f"dry run: {told}")
 
-    records.start_run(
-        night.work.run_id, flow=flow, source=request.source, timeframe=request.timeframe, asked=request.as_dict()
-    )
-    records.plan_run(night.work.run_id, planned_calls=night.plan.planned_calls, expected_cells=night.plan.cells)
+    calls, expected = night.plan.planned_calls, night.plan.cells
+    records.start_run(night.work.run_id, flow, request.as_dict(), planned_calls=calls, expected_cells=expected)
     splits = look_at_splits(night.work, span, settings)
     batches = night.batches(batch_size or settings.batch_size)
     tally = steps.gather(retrying(settings).map(batches, work=unmapped(night.work)))

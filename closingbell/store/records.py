@@ -271,7 +271,7 @@ def _bars_by_ticker(
         .where(bar.c.timeframe == timeframe, bar.c.ticker.in_(tickers), bar.c.session.between(first, last))
         .group_by(bar.c.ticker)
     )
-    return dict(connection.execute(query).tuples())
+    return dict(connection.execute(query).tuples().all())
 
 
 def _gaps_by_ticker(

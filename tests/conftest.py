@@ -1,0 +1,89 @@
+"""Real parts for every test: PostgreSQL, a Prefect server, a market, each started once a session, when first asked for."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from closingbell.settings import Settings
+from closingbell.store import Store, open_store
+from infra import migrations
+from infra.market.process import MarketProcess
+from infra.postgres import EmbeddedPostgres
+
+_OURS = {name.upper() for name in Settings.model_fields}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the settings of the machine it runs on, nor writes into the checkout."""
+    for name in _OURS - {"PREFECT_API_URL"}:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLOSINGBELL_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real market data."""
+    folder = os.environ.get("CLOSINGBELL_DATA")
+    if not folder:
+        pytest.skip("CLOSINGBELL_DATA is not set: no real market data to test with")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
+    """A PostgreSQL server: the one that CLOSINGBELL_TEST_POSTGRES_URL names, else an embedded one."""
+    named = os.environ.get("CLOSINGBELL_TEST_POSTGRES_URL")
+    if named:
+        yield sa.make_url(named).set(drivername="postgresql+psycopg2")
+        return
+    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as server:
+        server.ensure_database("tests")
+        yield sa.make_url(server.url("tests"))
+
+
+@pytest.fixture(scope="session")
+def _template(postgres: sa.URL) -> str:
+    """A migrated database that the tests' own are copied from."""
+    name = f"template_{uuid.uuid4().hex[:12]}"
+    _execute(postgres, f'CREATE DATABASE "{name}"')
+    engine = sa.create_engine(postgres.set(database=name), poolclass=sa.NullPool)
+    migrations.upgrade(engine)
+    return name
+
+
+@pytest.fixture
+def database_url(postgres: sa.URL, _template: str) -> Iterator[str]:
+    """The URL of a database of the test's own, at the newest migration and empty."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    _execute(postgres, f'CREATE DATABASE "{name}" TEMPLATE "{_template}"')
+    yield postgres.set(database=name).render_as_string(hide_password=False)
+    _execute(postgres, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    """A store on that database."""
+    opened = open_store(database_url, connections=8)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def market() -> Iterator[MarketProcess]:
+    """A generated market without a quota, shared: its log and faults are cleared for each test that asks for it."""
+    with MarketProcess(size=1_500) as running:
+        yield running
+
+
+def _execute(server: sa.URL, statement: str) -> None:
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text(statement))

@@ -84,6 +84,9 @@ class App:
             answer = await self._answer(scope["method"], path, params, base_url, headers, rule, request_id)
         except RefusedError as refused:
             answer = Answer(refused.status, quote(refused.body(request_id)).encode(), headers=refused.headers)
+        except BaseException:
+            row["status"] = 500
+            raise
         if rule:
             answer = replaced(answer, rule, request_id)
         row["status"], row["rows"] = answer.status, answer.rows

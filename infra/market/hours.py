@@ -31,7 +31,7 @@ DAY_MS: Final = 86_400_000
 MINUTE_MS: Final = 60_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Hours:
     """One asset class's trading days.
 

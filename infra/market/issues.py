@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -130,37 +131,43 @@ def issues(tickers: Sequence[str], asset: str, seed: int) -> Issues:
 
 def _split(batch: Issues, steady: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
     """Fill in at most one split a year: a dear share divides, a cheap one consolidates, a few are whims."""
-    years = _years(batch.hours)
+    every = np.arange(batch.split_at.shape[1])
+    first, after = (np.searchsorted(_years(batch.hours), every + shift) for shift in (0, 1))
+
+    def draw(part: int) -> Floats:
+        return hashing.uniform(batch.hashes[:, None], _STREAM_SPLIT, every * 8 + part)
+
+    # All the years at once: one numpy call on a table is as quick as one on a single ticker's year.
+    noise = hashing.walk(batch.hashes[:, None], _STREAM_LEVEL, first, shortest=64)
+    unsplit = np.exp(batch.level[:, None] + batch.drift[:, None] * first + batch.sigma[:, None] * noise)
+    luck, turn, which = draw(0), draw(1) < 0.35, draw(2)
+    at = first + (draw(3) * (after - first)).astype(np.int64)
+    listed = (at > batch.listed[:, None]) & (at < batch.delisted[:, None])
+    forward, steep, reverse = (_pick(ratios, which) for ratios in (_FORWARD, _STEEP, _REVERSE))
+
     scale = np.ones(len(batch.tickers))
-    for year in range(batch.split_at.shape[1]):
-        first, after = (int(np.searchsorted(years, edge)) for edge in (year, year + 1))
-        price = np.exp(batch.economic_level(np.array(first), shortest=64)) * scale
-
-        def draw(part: int, year: int = year) -> Floats:
-            return hashing.uniform(batch.hashes, _STREAM_SPLIT, np.array(year * 8 + part))
-
-        dear, cheap = price > 150, price < 1.5
-        chance = np.select([price > 600, dear, cheap], [0.25, 0.08, 0.12], 0.012)
-        happens = (draw(0) < chance) & ~(steady & cheap)
-        reverse = cheap | (~dear & ~steady & (draw(1) < 0.35))
-        ratios = np.where(reverse[:, None], _pick(_REVERSE, draw(2)), np.where((price > 600)[:, None], *_both(draw(2))))
-        at = first + (draw(3) * (after - first)).astype(np.int64)
-        happens &= (at > batch.listed) & (at < batch.delisted)
+    for year in every.tolist():
+        price = unsplit[:, year] * scale
+        very, dear, cheap = price > 600, price > 150, price < 1.5
+        chance = np.where(very, 0.25, np.where(dear, 0.08, np.where(cheap, 0.12, 0.012)))
+        happens = (luck[:, year] < chance) & ~(steady & cheap) & listed[:, year]
+        consolidates = cheap | (~dear & ~steady & turn[:, year])
+        ratio = np.where(
+            consolidates[:, None], reverse[:, year], np.where(very[:, None], steep[:, year], forward[:, year])
+        )
+        ratio = np.where(happens[:, None], ratio, 1)
         batch.scale[:, year] = scale
-        batch.split_at[:, year] = np.where(happens, at, _NEVER)
-        batch.split_from[:, year] = np.where(happens, ratios[:, 0], 1)
-        batch.split_to[:, year] = np.where(happens, ratios[:, 1], 1)
-        scale = scale * batch.split_from[:, year] / batch.split_to[:, year]
-
-
-def _both(draw: Floats) -> tuple[Ints, Ints]:
-    return _pick(_STEEP, draw), _pick(_FORWARD, draw)
+        batch.split_at[:, year] = np.where(happens, at[:, year], _NEVER)
+        batch.split_from[:, year], batch.split_to[:, year] = ratio.T
+        scale = scale * ratio[:, 0] / ratio[:, 1]
 
 
 def _pick(ratios: tuple[tuple[int, int], ...], draw: Floats) -> Ints:
+    """One of the ratios for each draw; the last axis holds (split_from, split_to)."""
     return np.array(ratios, np.int64)[(draw * len(ratios)).astype(np.int64)]
 
 
+@cache
 def _years(span: Hours) -> Ints:
     """Each session's year, counted from the first."""
     years = span.sessions.astype("M8[Y]").astype(np.int64)

@@ -55,14 +55,14 @@ def minute_rows(hashes: Hashes, hours: Hours, daily: Rows) -> Rows:
     wander = sum(np.sqrt(p) * hashing.noise(hashes, _STREAM + 8 + p, counter, p) for p in (1, 4, 16, 64))
     tied = np.minimum(1.0, 8.0 * through * (1.0 - through))  # the path starts and ends where the day did
     price = grid["open"] + (grid["close"] - grid["open"]) * through + spread * 0.03 * tied * wander
-    digits = 5 if hours.asset == "fx" else np.where(daily["low"] < 1.0, 4, 2).max()
-    close = np.clip(np.round(price, digits), grid["low"], grid["high"])
+    ticks = 1e5 if hours.asset == "fx" else np.where(grid["low"] < 1.0, 1e4, 1e2)  # a unit's smallest steps
+    close = np.clip(np.rint(price * ticks) / ticks, grid["low"], grid["high"])
     close[days, last] = daily["close"]
     open_ = np.concatenate([grid["open"], close[:, :-1]], axis=1)
     open_[days, first] = daily["open"]
     reach = spread * 0.02
-    high = np.clip(np.round(np.maximum(open_, close) + reach * draw(1), digits), None, grid["high"])
-    low = np.clip(np.round(np.minimum(open_, close) - reach * draw(2), digits), grid["low"], None)
+    high = np.minimum(np.rint((np.maximum(open_, close) + reach * draw(1)) * ticks) / ticks, grid["high"])
+    low = np.maximum(np.rint((np.minimum(open_, close) - reach * draw(2)) * ticks) / ticks, grid["low"])
     high, low = np.maximum(high, np.maximum(open_, close)), np.minimum(low, np.minimum(open_, close))
     high[days, np.where(kept, draw(3), -1.0).argmax(axis=1)] = daily["high"]
     low[days, np.where(kept, draw(4), -1.0).argmax(axis=1)] = daily["low"]

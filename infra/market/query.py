@@ -131,7 +131,7 @@ def with_cursor(params: Mapping[str, str]) -> dict[str, str]:
     if not text:
         return given
     try:
-        inner = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
+        inner = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("ascii")
         return {**dict(parse_qsl(inner, keep_blank_values=True, strict_parsing=True)), **given}
     except (ValueError, UnicodeDecodeError):
         raise RefusedError(400, "The parameter 'cursor' is not valid") from None

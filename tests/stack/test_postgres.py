@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,9 @@ import pytest
 from closingbell.errors import ConfigurationError
 from infra import cluster
 from infra.postgres import EmbeddedPostgres, running
+
+ProcessesOf = Callable[[Path], list[str]]
+Eventually = Callable[..., None]
 
 USER_OF_IT = """
 import sys
@@ -51,28 +53,6 @@ def query(server: EmbeddedPostgres, sql: str, database: str = "postgres") -> lis
         connection.close()
 
 
-def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
-
-
-def processes_of(home: Path) -> list[str]:
-    """The command lines of live processes that name the home, this test's own excluded."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                line = (entry / "cmdline").read_bytes().decode().replace("\0", " ")
-                inside = str((entry / "cwd").readlink())
-            except OSError:
-                continue
-            if str(home) in f"{line} {inside}":
-                found.append(line)
-    return found
-
-
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose database was made and stopped; copying it spares each test an initdb."""
@@ -85,13 +65,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(template: Path, tmp_path: Path) -> Iterator[Path]:
+def home(template: Path, tmp_path: Path, processes_of: ProcessesOf, eventually: Eventually) -> Iterator[Path]:
     subprocess.run(["cp", "-a", str(template / "postgres"), str(tmp_path)], check=True)
     yield tmp_path
     eventually(lambda: not processes_of(tmp_path))
 
 
-def test_data_survive_a_stop_and_nothing_keeps_running(home: Path) -> None:
+def test_data_survive_a_stop_and_nothing_keeps_running(home: Path, processes_of: ProcessesOf) -> None:
     with running(home) as server:
         assert query(server, "select count(*) from kept", "shared") == [(1000,)]
         query(server, "insert into kept values (1001)", "shared")
@@ -103,7 +83,7 @@ def test_data_survive_a_stop_and_nothing_keeps_running(home: Path) -> None:
         assert server.port == port, "a URL that someone noted stays good"
 
 
-def test_processes_that_start_together_share_one_server(tmp_path: Path) -> None:
+def test_processes_that_start_together_share_one_server(tmp_path: Path, processes_of: ProcessesOf) -> None:
     starters = [starter(tmp_path) for _ in range(4)]
     assert len({port_of(process) for process in starters}) == 1
     for process in starters[:3]:
@@ -114,7 +94,9 @@ def test_processes_that_start_together_share_one_server(tmp_path: Path) -> None:
     assert processes_of(tmp_path) == []
 
 
-def test_a_killed_user_takes_the_server_along_but_only_as_the_last(home: Path) -> None:
+def test_a_killed_user_takes_the_server_along_but_only_as_the_last(
+    home: Path, processes_of: ProcessesOf, eventually: Eventually
+) -> None:
     first, second = starter(home), starter(home)
     assert port_of(first) == port_of(second)
     first.kill()
@@ -128,7 +110,7 @@ def test_a_killed_user_takes_the_server_along_but_only_as_the_last(home: Path) -
 
 
 @pytest.mark.parametrize("whom", ["postmaster", "leash", "both"])
-def test_a_kill_of_the_server_is_recovered_at_the_next_start(home: Path, whom: str) -> None:
+def test_a_kill_of_the_server_is_recovered_at_the_next_start(home: Path, whom: str, eventually: Eventually) -> None:
     with running(home) as server:
         query(server, "insert into kept values (2000)", "shared")
         found = cluster.running(home / "postgres")
@@ -158,7 +140,7 @@ def test_an_interrupted_creation_is_cleared_away(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.new-*"))
 
 
-def test_a_home_with_a_long_path_works(template: Path, tmp_path: Path) -> None:
+def test_a_home_with_a_long_path_works(template: Path, tmp_path: Path, processes_of: ProcessesOf) -> None:
     home = tmp_path / ("long" * 30) / ("er" * 40)
     home.mkdir(parents=True)
     subprocess.run(["cp", "-a", str(template / "postgres"), str(home)], check=True)
@@ -167,7 +149,7 @@ def test_a_home_with_a_long_path_works(template: Path, tmp_path: Path) -> None:
     assert processes_of(home) == []
 
 
-def test_strangers_are_refused_and_it_listens_on_loopback_only(home: Path) -> None:
+def test_strangers_are_refused_and_it_listens_on_loopback_only(home: Path, processes_of: ProcessesOf) -> None:
     with running(home) as server:
         for password in ("", "guess"):
             with pytest.raises(psycopg2.OperationalError, match="password"):

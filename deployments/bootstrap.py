@@ -1,0 +1,150 @@
+"""What a Prefect server needs before closingbell runs on it: the work pool and the quota's limit.
+
+    python -m deployments.bootstrap
+
+Run it as often as you like. It creates what is missing and changes nothing that exists: a limit that someone
+changed in the Prefect UI stays as they set it, and what differs from the settings is said.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import click
+
+from closingbell.errors import ClosingbellError, ConfigurationError
+from closingbell.quota import Quota
+from closingbell.settings import Settings, load
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+POOL: Final = "closingbell"
+CHECKOUT: Final = Path(__file__).resolve().parent.parent
+
+
+def bootstrap(settings: Settings) -> list[str]:
+    """Create the work pool and the limit on the active Prefect server, where they are missing.
+
+    Returns:
+        What was done, and what is not as the settings say, a line each.
+
+    Raises:
+        ConfigurationError: no server is configured, it does not answer, or it refuses us.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if not url:
+        raise ConfigurationError(
+            "no Prefect server is configured",
+            fix="Set PREFECT_API_URL, for instance http://127.0.0.1:4200/api, or start everything with make up.",
+        )
+    try:
+        with get_client(sync_client=True) as client:
+            return [_pool(client), *_limit(client, settings.quota)]
+    except httpx.TransportError as error:
+        raise ConfigurationError(
+            f"the Prefect server does not answer ({type(error).__name__})",
+            value=_without_password(url),
+            fix="Start it (prefect server start), or correct PREFECT_API_URL.",
+        ) from None
+    except PrefectHTTPStatusError as error:
+        raise ConfigurationError(
+            f"the Prefect server refused the set-up (HTTP {error.response.status_code})",
+            value=_without_password(url),
+            fix="Check PREFECT_API_URL (it ends in /api), PREFECT_API_KEY or PREFECT_API_AUTH_STRING.",
+        ) from None
+
+
+@functools.cache
+def step() -> dict[str, str]:
+    """The build step of prefect.yaml: bootstrap, once a command; its output is where the code is.
+
+    Raises:
+        SystemExit: it cannot; with the reason, for Prefect shows any other exception as a page of its own code.
+    """
+    try:
+        for line in bootstrap(load()):
+            click.echo(line)
+    except ClosingbellError as error:
+        raise SystemExit(f"error: {error}") from None
+    return {"checkout": str(CHECKOUT)}
+
+
+def _pool(client: SyncPrefectClient) -> str:
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+    from prefect.workers.process import ProcessWorker
+
+    try:
+        client.read_work_pool(POOL)
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        try:
+            client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+        except ObjectAlreadyExists:  # someone else did, just now
+            return f"work pool {POOL}: there already"
+        return f"work pool {POOL}: created"
+    return f"work pool {POOL}: there already"
+
+
+def _limit(client: SyncPrefectClient, quota: Quota) -> list[str]:
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+    from tasks.limiter import limit_name
+
+    name = limit_name(quota)
+    try:
+        found = client.read_global_concurrency_limit_by_name(name)
+    except ObjectNotFound:
+        # No decay: each call holds its slot until the quota's window after it is over, then gives it back.
+        wanted = GlobalConcurrencyLimitCreate(name=name, limit=quota.calls, active=True, slot_decay_per_second=0)
+        try:
+            client.create_global_concurrency_limit(wanted)
+        except ObjectAlreadyExists:
+            found = client.read_global_concurrency_limit_by_name(name)
+        else:
+            return [f"global concurrency limit {name}: created, {quota}"]
+    said = [f"global concurrency limit {name}: there already, limit {found.limit}"]
+    if found.limit != quota.calls:
+        said.append(
+            f"warning: its limit is {found.limit}, the setting says {quota.calls}; kept. To change it:"
+            f" prefect gcl update {name} --limit {quota.calls}"
+        )
+    if not found.active:
+        said.append(f"warning: it is inactive, and runs stop until it is active: prefect gcl update {name} --enable")
+    if found.slot_decay_per_second:
+        said.append(
+            f"warning: its slots decay, which exceeds the quota: prefect gcl update {name} --slot-decay-per-second 0"
+        )
+    return said
+
+
+def _without_password(url: str) -> str:
+    """The URL without user and password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+@click.command()
+def main() -> None:
+    """Create the work pool and the quota's limit on the active Prefect server."""
+    try:
+        for line in bootstrap(load()):
+            click.echo(line)
+    except ClosingbellError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Run the night on this machine: once, or every night, or beside whatever stack stands here already.
+
+python -m deployments.local run     start everything, run the nightly deployment once, stop everything
+python -m deployments.local up      start everything and keep it until Ctrl-C
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import click
+
+from closingbell.errors import ClosingbellError, ConfigurationError
+from closingbell.settings import Settings, load
+from deployments.prefect_server import client_environment, healthy, prefect_environment
+from deployments.stack import Stack
+from infra import standing
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+NIGHTLY: Final = "ingest/nightly"
+
+#: Follows a run to its end: gets the run's id and a check that raises when the stack has broken down meanwhile.
+Follow = Callable[[UUID, Callable[[], None]], "State[Any]"]
+
+
+@contextmanager
+def joined_or_started(settings: Settings) -> Iterator[Mapping[str, str]]:
+    """A Prefect server to run flows against in this process, for the time of the block.
+
+    It is the one that ``PREFECT_API_URL`` names; else that of the stack that stands at this home; else one that
+    is started here, with its limit, and ended as soon as nobody else has joined it.
+
+    Yields:
+        The environment variables that name it; they are set in this process too, so import Prefect inside.
+
+    Raises:
+        ConfigurationError: it cannot be reached or set up.
+        FatalError: it does not start.
+    """
+    home = settings.closingbell_home
+    with standing.guest(home):
+        environment = {"PREFECT_API_URL": settings.prefect_api_url} if settings.prefect_api_url else None
+        if environment is None and (there := standing.read(home)) and healthy(there.prefect_api_url):
+            environment = client_environment(home, there.prefect_api_url)
+        if environment:
+            with prefect_environment(environment):
+                yield environment
+            return
+    with Stack(settings, serves=False) as stack:
+        yield stack.environment
+        standing.wait_for_guests(home)
+
+
+def run_once(
+    settings: Settings, follow: Follow | None = None, parameters: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], int]:
+    """Run the nightly deployment once, on a stack of its own or on the one that serves here already.
+
+    Args:
+        follow: shows the run while it goes on; None: waits in silence.
+        parameters: what differs from the deployment's own.
+
+    Returns:
+        The run's report (empty if it wrote none) and the exit code: 0 if every cell is accounted for.
+    """
+    there = None if settings.prefect_api_url else standing.read(settings.closingbell_home)
+    with _ended_by_sigterm():
+        if there and there.serves and healthy(there.prefect_api_url):
+            environment = client_environment(settings.closingbell_home, there.prefect_api_url)
+            with prefect_environment(environment):
+                click.echo(f"joined the stack that serves at {there.prefect_api_url.removesuffix('/api')}", err=True)
+                return _run(settings, follow or _wait, parameters or {}, lambda: None)
+        with Stack(settings) as stack:
+            _say_where(stack)
+            return _run(settings, follow or _wait, parameters or {}, stack.check)
+
+
+def serve(settings: Settings) -> int:
+    """Keep the stack up until Ctrl-C or SIGTERM; returns the exit code."""
+    with _ended_by_sigterm():
+        try:
+            with Stack(settings) as stack:
+                _say_where(stack)
+                click.echo("The nightly schedule is on. Ctrl-C stops everything.", err=True)
+                while True:
+                    stack.check()
+                    time.sleep(0.5)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            return 0
+
+
+def _run(
+    settings: Settings, follow: Follow, parameters: dict[str, Any], check: Callable[[], None]
+) -> tuple[dict[str, Any], int]:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment_by_name(NIGHTLY)
+        except ObjectNotFound:
+            raise ConfigurationError(
+                "the deployment is not on this Prefect server", value=NIGHTLY, fix="Run: prefect deploy --all"
+            ) from None
+        run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+    state = follow(run.id, check)
+    clean = state.is_completed() and state.name == "Completed"
+    report = settings.closingbell_home / "runs" / f"{run.id}.json"
+    try:
+        return json.loads(report.read_text()), 0 if clean else 1
+    except (OSError, ValueError):
+        click.echo(f"the run wrote no report; its state is {state.name}: {state.message}", err=True)
+        return {}, 0 if clean else 1
+
+
+def _wait(run_id: UUID, check: Callable[[], None]) -> State[Any]:
+    """Wait until the run is over, however long that takes."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        while True:
+            state = client.read_flow_run(run_id).state
+            if state and state.is_final():
+                return state
+            check()
+            time.sleep(0.5)
+
+
+def _say_where(stack: Stack) -> None:
+    click.echo(f"Prefect UI   {stack.ui_url}", err=True)
+    click.echo(f"database     {stack.database_shown}", err=True)
+    if stack.market_url:
+        click.echo(f"market       {stack.market_url} (a stand-in; set POLYGON_API_KEY for the real one)", err=True)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that everything is stopped in order."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["run", "up"]))
+def main(what: str) -> None:
+    """Run the night once, or keep the local stack up."""
+    try:
+        settings = load()
+        sys.exit(serve(settings) if what == "up" else run_once(settings)[1])
+    except ClosingbellError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

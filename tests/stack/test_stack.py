@@ -1,0 +1,206 @@
+"""The local stack as people use it: `up` in a process of its own, looked at from outside, interrupted, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from closingbell.settings import load
+from infra import embedded, standing
+
+pytestmark = pytest.mark.prefect
+
+ProcessesOf = Callable[[Path], list[str]]
+Eventually = Callable[..., None]
+
+SECRET = "databento-key-that-nobody-may-see"
+
+SLEEPER = """
+import time
+from prefect import flow
+
+@flow
+def sleeper():
+    time.sleep(600)
+"""
+
+
+def up(home: Path) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "POLYGON_"))}
+    environment |= {"CLOSINGBELL_HOME": str(home), "MARKET_SIZE": "50", "DATABENTO_API_KEY": SECRET}
+    return subprocess.Popen(
+        [sys.executable, "-m", "deployments.local", "up"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until_up(home: Path, process: subprocess.Popen[str], eventually: Eventually) -> standing.Standing:
+    eventually(lambda: standing.read(home) or process.poll() is not None, 120)
+    if not (there := standing.read(home)):
+        process.kill()
+        pytest.fail(f"the stack ended:\n{process.communicate()[0]}")
+    return there
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, eventually: Eventually, processes_of: ProcessesOf
+) -> Iterator[tuple[Path, subprocess.Popen[str], standing.Standing]]:
+    home = tmp_path_factory.mktemp("stack")
+    process = up(home)
+    yield home, process, wait_until_up(home, process, eventually)
+    process.kill()
+    process.wait()
+    eventually(lambda: not processes_of(home), 60)
+
+
+Running = tuple[Path, "subprocess.Popen[str]", standing.Standing]
+
+
+def post(there: standing.Standing, path: str, body: dict[str, Any]) -> Any:
+    answer = httpx.post(f"{there.prefect_api_url}{path}", json=body, timeout=30)
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+def test_the_deployments_the_limit_and_a_scheduled_night_are_there(stack: Running, eventually: Eventually) -> None:
+    _, _, there = stack
+    found = {deployment["name"]: deployment for deployment in post(there, "/deployments/filter", {})}
+    assert found.keys() >= {"nightly", "manual", "retry"}
+    assert all(deployment["work_pool_name"] == "closingbell" for deployment in found.values())
+    assert all(deployment["description"] for deployment in found.values())
+    limits = {limit["name"]: limit for limit in post(there, "/v2/concurrency_limits/filter", {})}
+    limit = limits["polygon-stocks-calls-per-second"]
+    assert (limit["limit"], limit["active"], limit["slot_decay_per_second"]) == (100, True, 0)
+    nights = {"deployments": {"id": {"any_": [found["nightly"]["id"]]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    eventually(lambda: post(there, "/flow_runs/filter", nights), 30)
+    night = post(there, "/flow_runs/filter", nights)[0]
+    assert night["state_type"] == "SCHEDULED"
+
+
+def test_it_is_announced_to_this_user_only_and_holds_no_secret(stack: Running, processes_of: ProcessesOf) -> None:
+    home, _, there = stack
+    announced = home / "stack.json"
+    assert announced.stat().st_mode & 0o077 == 0
+    password = (home / "postgres" / "closingbell.password").read_text().strip()
+    shown = announced.read_text() + " ".join(processes_of(home))
+    shown += "".join(log.read_text(errors="replace") for log in (home / "logs").glob("*.log"))
+    assert password not in shown
+    assert SECRET not in shown
+    for url in (there.prefect_api_url, there.market_url):
+        assert url
+        assert url.startswith("http://127.0.0.1:")
+
+
+def test_another_process_of_the_home_joins_its_parts(stack: Running) -> None:
+    home, _, there = stack
+    settings = load(closingbell_home=home, market_size=50, database_url=None, polygon_api_key=None)
+    with embedded.provide(settings) as provided:
+        assert provided.polygon_base_url == there.market_url
+    with embedded.provide(settings.model_copy(update={"market_seed": 7})) as other:
+        assert other.polygon_base_url != there.market_url, "a market that serves other bars is not the one asked for"
+
+
+def test_a_flow_in_a_terminal_joins_its_server(stack: Running) -> None:
+    home, _, there = stack
+    script = (
+        "import os\nfrom closingbell.settings import load\nfrom deployments.local import joined_or_started\n"
+        f"with joined_or_started(load(closingbell_home={str(home)!r})) as environment:\n"
+        "    print(os.environ['PREFECT_API_URL'])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == there.prefect_api_url
+
+
+def test_a_second_one_at_the_same_home_is_refused_in_one_screen(stack: Running) -> None:
+    home, _, _ = stack
+    second = up(home)
+    said, _ = second.communicate(timeout=30)
+    assert second.returncode == 2
+    assert "is running here already" in said
+    assert "Traceback" not in said
+
+
+def test_bootstrapping_again_keeps_what_a_person_changed(stack: Running) -> None:
+    _, _, there = stack
+    url = f"{there.prefect_api_url}/v2/concurrency_limits/polygon-stocks-calls-per-second"
+    httpx.patch(url, json={"limit": 7, "active": False}, timeout=30).raise_for_status()
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.bootstrap"],
+        env={**os.environ, "PREFECT_API_URL": there.prefect_api_url},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "its limit is 7, the setting says 100" in done.stdout
+    assert "it is inactive" in done.stdout
+    limit = httpx.get(url, timeout=30).json()
+    assert (limit["limit"], limit["active"]) == (7, False)
+    httpx.patch(url, json={"limit": 100, "active": True}, timeout=30).raise_for_status()
+
+
+def test_a_kill_leaves_no_orphan_and_the_next_start_recovers(
+    stack: Running, tmp_path: Path, processes_of: ProcessesOf, eventually: Eventually
+) -> None:
+    home, process, there = stack
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    flow = post(there, "/flows/", {"name": "sleeper"})
+    deployment = post(
+        there,
+        "/deployments/",
+        {
+            "name": "sleeper",
+            "flow_id": flow["id"],
+            "work_pool_name": "closingbell",
+            "entrypoint": f"{tmp_path}/sleeper.py:sleeper",
+            "path": str(tmp_path),
+            "concurrency_limit": 1,
+        },
+    )
+    run = post(there, f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+
+    def state(of: standing.Standing) -> str:
+        return str(httpx.get(f"{of.prefect_api_url}/flow_runs/{run['id']}", timeout=30).json()["state_type"])
+
+    eventually(lambda: state(there) == "RUNNING", 60)
+    process.kill()
+    process.communicate()
+    eventually(lambda: not processes_of(home), 60)
+    assert (home / "stack.json").exists(), "a stale announcement, to be ignored"
+    assert standing.read(home) is None
+
+    again = up(home)
+    try:
+        there = wait_until_up(home, again, eventually)
+        assert state(there) == "CRASHED", "nothing else would ever end it"
+        again.send_signal(signal.SIGINT)
+        said, _ = again.communicate(timeout=60)
+        assert again.returncode == 0, said
+        assert processes_of(home) == []
+        assert not (home / "stack.json").exists()
+        assert "Traceback" not in said
+    finally:
+        again.kill()
+        again.wait()
+
+
+def test_the_announcement_of_a_killed_stack_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "stack.lock").touch()
+    (tmp_path / "stack.json").write_text(json.dumps({"pid": 1, "prefect_api_url": "http://127.0.0.1:1/api"}))
+    assert standing.read(tmp_path) is None
+    with standing.claim(tmp_path):
+        assert not (tmp_path / "stack.json").exists()

@@ -46,7 +46,9 @@ class _Rate(click.ParamType[Quota | None]):
 @click.option(
     "--size", default=11_000, show_default=True, type=click.IntRange(1, 200_000), help="Tickers on a market day."
 )
-@click.option("--seed", default=1792, show_default=True, type=click.IntRange(0), help="Another seed, another market.")
+@click.option(
+    "--seed", default=1792, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Another seed, another market."
+)
 @click.option("--replay", type=click.Path(path_type=Path), help="Serve the bars of this parquet or CSV file instead.")
 @click.option("--now", type=_Instant(), help="Freeze the clock at this instant (ISO 8601 with offset).")
 @click.option(

@@ -47,6 +47,7 @@ def serve(config: Config, listener: socket.socket, ready: Callable[[], None], pa
         parent: stop as soon as this process is no longer our parent.
     """
     app = App(config)
+    app.market.warm()
     settings = uvicorn.Config(
         app,
         log_config=None,

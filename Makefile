@@ -1,0 +1,63 @@
+# Needs only Python 3.11-3.13, a shell and make. PYTHON=/path/to/python chooses the interpreter.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run up test soak lint format lock audit clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+# A stamp of its own, so that an interrupted installation is done again.
+ENV := $(VENV)/.done
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(ENV) ## Start everything on loopback, run the nightly flow once, stop everything
+	@$(BIN)/python -m deployments.local run
+
+up: $(ENV) ## Keep the stack serving: UI, nightly schedule, worker; Ctrl-C stops it
+	@$(BIN)/python -m deployments.local up
+
+test: $(ENV) ## Run the tests
+	@$(BIN)/python -m pytest
+
+soak: $(ENV) ## Run the slow tests
+	@$(BIN)/python -m pytest -m soak
+
+lint: $(ENV) ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(ENV) ## Put the style right
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: $(ENV) ## Resolve pyproject.toml into the hashed requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --generate-hashes --universal --no-header -o requirements.lock
+
+audit: $(ENV) ## Look for known vulnerabilities in what is locked
+	@$(BIN)/pip-audit --disable-pip --require-hashes -r requirements.lock
+
+clean: ## Remove the environment and what tools left; the data in .closingbell stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(ENV): requirements.lock pyproject.toml
+	@python="$(PYTHON)"; \
+	for name in $${python:-python3.13 python3.12 python3.11 python3 python}; do \
+	  if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then \
+	    found="$$name"; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "closingbell needs Python 3.11, 3.12 or 3.13, and found none$${python:+ in PYTHON=$$python}." >&2; \
+	  echo "Install one, or say where it is: make PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$$found has no venv module. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; fi; \
+	echo "setting up $(VENV) with $$("$$found" --version); this takes a minute or two"; \
+	"$$found" -m venv $(VENV)
+	@# --no-deps: the lock is complete, and in hash mode pip refuses requirements that name extras.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip check --disable-pip-version-check >$(VENV)/check.txt || { cat $(VENV)/check.txt >&2; exit 1; }
+	@touch $@

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from closingbell.night import Night
 from closingbell.plan import Plan
 from closingbell.request import Request
 from closingbell.store.records import Reconciliation
@@ -190,16 +191,20 @@ def named(tickers: list[str]) -> str:
     return shown if len(tickers) <= _NAMED else f"{shown} and {len(tickers) - _NAMED:,} more"
 
 
-def plan_lines(plan: Plan, quota: str) -> list[str]:
-    """The plan in words: calls by kind, cells, duration at the configured quota."""
+def night_lines(night: Night, quota: str) -> list[str]:
+    """What a run will do, in words: what is asked, calls by kind, cells, duration at the configured quota."""
+    request, plan = night.request, night.plan
+    asked = f"{len(request.tickers):,} tickers, {request.start} to {request.end}"
+    if request.recheck_sessions:
+        asked += f", the last {request.recheck_sessions} sessions again"
+    told = [asked, *request.notes]
     if not plan.planned_calls:
-        return ["nothing is missing: no call"]
+        return [*told, "nothing is missing: no call"]
     kinds = [(plan.market_days, "market day"), (plan.ranges, "ticker range"), (plan.extra_calls, "look at splits")]
     words = ", ".join(f"{n:,} {word}{'s' if n != 1 and word != 'look at splits' else ''}" for n, word in kinds if n)
-    return [
-        f"{plan.planned_calls:,} calls: {words}",
-        f"{plan.cells:,} cells in {plan.rows:,} rows, about {duration(plan.seconds)} at {quota}",
-    ]
+    calls = f"{plan.planned_calls:,} call{'s' if plan.planned_calls != 1 else ''}: {words}"
+    cost = f"{plan.cells:,} cells in {plan.rows:,} rows, about {duration(plan.seconds)} at {quota}"
+    return [*told, calls, cost]
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:

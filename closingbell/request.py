@@ -23,6 +23,7 @@ class Request:
         recheck_sessions: how many of the last sessions to fetch again although they are stored.
         source: the vendor.
         timeframe: of the bars.
+        skip_non_sessions: do nothing when nothing is missing and no session became due in the last day.
         gaps_only: ask only for cells inside the watermarks, and so for no history that nobody asked for.
         notes: what was changed in what the person asked for, and why.
     """
@@ -33,6 +34,7 @@ class Request:
     recheck_sessions: int = 0
     source: str = "polygon"
     timeframe: str = "1d"
+    skip_non_sessions: bool = False
     gaps_only: bool = False
     notes: tuple[str, ...] = ()
 
@@ -84,7 +86,13 @@ def of_gaps(gaps: Sequence[Gap], source: str = "polygon", timeframe: str = "1d")
 
 
 def build(
-    tickers: Sequence[str], start: date | None, end: date | None, now: datetime, *, recheck_sessions: int = 0
+    tickers: Sequence[str],
+    start: date | None,
+    end: date | None,
+    now: datetime,
+    *,
+    recheck_sessions: int = 0,
+    skip_non_sessions: bool = False,
 ) -> Request:
     """Fill in what the person left open, and refuse what cannot be.
 
@@ -95,6 +103,7 @@ def build(
             session that is over is moved back to it, and said.
         now: the present instant.
         recheck_sessions: how many of the last sessions to fetch again.
+        skip_non_sessions: do nothing when nothing is missing and no session became due in the last day.
 
     Raises:
         ConfigurationError: there is no session to fetch.
@@ -116,4 +125,11 @@ def build(
             value=f"{first}..{last}" if not end or end >= first else f"{start}..{end}",
             fix=f"Give a start on or before the end, and not after {closed}, the last session that is over.",
         )
-    return Request(tuple(dict.fromkeys(tickers)), first, last, recheck_sessions, notes=tuple(notes))
+    return Request(
+        tuple(dict.fromkeys(tickers)),
+        first,
+        last,
+        recheck_sessions,
+        skip_non_sessions=skip_non_sessions,
+        notes=tuple(notes),
+    )

@@ -77,6 +77,11 @@ class Settings(BaseSettings):
         return Quota.parse(self.polygon_calls_per_minute or ("100/s" if self.uses_stand_in else "5/min"))
 
     @property
+    def market_day_rows(self) -> int:
+        """Rows that a market day of stocks brings: the vendor's 11,000, or as many as the stand-in is set to."""
+        return self.market_size if self.uses_stand_in else 11_000
+
+    @property
     def now(self) -> datetime | None:
         """The frozen instant, if the clock is frozen."""
         return self.closingbell_now

@@ -23,6 +23,7 @@ def ingest(
     start: Day | None = None,
     end: Day | None = None,
     recheck_sessions: Annotated[int, Field(ge=0, le=250)] = 0,
+    skip_non_sessions: bool = False,
     batch_size: Annotated[int, Field(ge=1, le=10_000)] | None = None,
     dry_run: bool = False,
 ) -> State[Any]:
@@ -34,12 +35,20 @@ def ingest(
         start: First date. Empty: two years back, as far as the free plan's history goes.
         end: Last date. Empty: the last session that should be published by now.
         recheck_sessions: Fetch this many of the last sessions again, because vendors correct bars for days.
+        skip_non_sessions: Do nothing when nothing is missing and no session became due in the last day.
         batch_size: Calls in one task. Empty: the setting BATCH_SIZE.
         dry_run: Only show the plan, and make no call.
     """
 
     def ask(resources: Resources) -> request.Request:
         names = universes.resolve(universe, tickers)
-        return request.build(names, start, end, resources.clock.now(), recheck_sessions=recheck_sessions)
+        return request.build(
+            names,
+            start,
+            end,
+            resources.clock.now(),
+            recheck_sessions=recheck_sessions,
+            skip_non_sessions=skip_non_sessions,
+        )
 
     return night.run("ingest", ask, batch_size, dry_run=dry_run)

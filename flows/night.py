@@ -13,12 +13,13 @@ from prefect.states import Completed
 
 from closingbell import report
 from closingbell.errors import ClosingbellError
+from closingbell.night import work_out
 from closingbell.request import Request
 from closingbell.store.records import as_run_id
 from tasks import night as steps
-from tasks.batch import retrying
+from tasks.batch import Work, retrying
 from tasks.resources import Resources, opened
-from tasks.splits import look_at_splits, splits_span
+from tasks.splits import look_at_splits
 
 
 def run(
@@ -35,9 +36,9 @@ def run(
     begun, run_id = time.monotonic(), as_run_id(flow_run.id)
     try:
         with opened() as resources:
-            request = ask(resources)
+            request, size = ask(resources), batch_size or resources.settings.batch_size
             try:
-                return _night(flow, resources, request, batch_size, dry_run=dry_run, begun=begun)
+                return _night(flow, resources, request, size, dry_run=dry_run, begun=begun)
             except ClosingbellError as error:
                 calls = sum(resources.source.calls.values())
                 told = report.stopped(run_id, flow, str(error), request, calls, time.monotonic() - begun)
@@ -48,20 +49,17 @@ def run(
 
 
 def _night(
-    flow: str, resources: Resources, request: Request, batch_size: int | None, *, dry_run: bool, begun: float
+    flow: str, resources: Resources, request: Request, batch_size: int, *, dry_run: bool, begun: float
 ) -> State[Any]:
-    settings, records = resources.settings, resources.store.records
-    span = splits_span(resources, request)
-    night = steps.work_out(resources, request, as_run_id(flow_run.id), splits=span is not None)
-    told = steps.announce(night, str(resources.gate.quota))
+    settings, records, quota = resources.settings, resources.store.records, resources.gate.quota
+    night = work_out(resources.store, request, quota, settings.market_day_rows, resources.clock.now())
+    told = steps.announce(night, str(quota))
     if dry_run:
-        return Completed(message=f"dry run: {told}")
+        return Completed(message=f"dry run: {'; '.join(told)}")
 
-    calls, expected = night.plan.planned_calls, night.plan.cells
-    records.start_run(night.work.run_id, flow, request.as_dict(), planned_calls=calls, expected_cells=expected)
-    splits = look_at_splits(night.work, span, settings)
-    batches = night.batches(batch_size or settings.batch_size)
-    tally = steps.gather(retrying(settings).map(batches, work=unmapped(night.work)))
+    work = Work(as_run_id(flow_run.id), request.source, request.timeframe, night.judges)
+    records.start_run(work.run_id, flow, request.as_dict(), {**night.plan.summary(), "told": told})
+    splits = look_at_splits(work, night.splits, settings)
+    tally = steps.gather(retrying(settings).map(steps.batches(night, batch_size), work=unmapped(work)))
     tally.add(splits)
-
-    return steps.final_state(steps.close(resources, night, flow, tally, begun))
+    return steps.final_state(steps.close(resources, night, work, flow, tally, begun))

@@ -1,84 +1,43 @@
-"""The steps of a run that are no calls: what is missing, what it costs, whether it adds up."""
+"""The steps of a run that are no calls: say what will be done, add up, reconcile, report."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from closingbell import cells, plan, report
-from closingbell.calendar import AssetClass, calendar_for
-from closingbell.cells import Cells
+from closingbell import plan, report
 from closingbell.errors import ClosingbellError
-from closingbell.outcome import Judge
-from closingbell.plan import CallCost, Plan
+from closingbell.night import Night
 from closingbell.report import Tally
-from closingbell.request import Request
 from closingbell.settings import load
 from closingbell.store.records import Records
 from tasks.batch import Batch, BatchFailedError, Work
 from tasks.resources import Resources
 
 
-@dataclass(frozen=True, slots=True)
-class Night:
-    """A run, worked out before its first call.
-
-    Attributes:
-        request: what was asked for.
-        grids: every cell of it, by asset class.
-        plan: the calls.
-        work: what the batches share.
-    """
-
-    request: Request
-    grids: list[tuple[AssetClass, Cells]]
-    plan: Plan
-    work: Work
-
-    def batches(self, size: int) -> list[Batch]:
-        """The plan's calls, ``size`` to a batch."""
-        parts = plan.batches(self.plan.calls, size)
-        return [Batch(number, len(parts), calls) for number, calls in enumerate(parts, 1)]
+def batches(night: Night, size: int) -> list[Batch]:
+    """The plan's calls, ``size`` to a batch."""
+    parts = plan.batches(night.plan.calls, size)
+    return [Batch(number, len(parts), calls) for number, calls in enumerate(parts, 1)]
 
 
-def work_out(resources: Resources, request: Request, run_id: UUID, *, splits: bool) -> Night:
-    """Missing cells by the calendar and the ledger, and the cheapest calls for them."""
-    records, quota = resources.store.records, resources.gate.quota
-    grids, plans, judges = [], [], {}
-    for name, grid in request.grids():
-        ledger = records.ledger(request.source, request.timeframe, grid.tickers, request.start, request.end)
-        if request.gaps_only:
-            grid = grid.only(cells.accounted(grid, ledger, again=()))
-        grids.append((name, grid))
-        rows = resources.market_day_rows if name == "stocks" and request.timeframe == "1d" else None
-        wanted = cells.missing(grid, ledger, request.recheck_sessions)
-        plans.append(plan.cheapest(wanted, CallCost(quota.interval, market_day_rows=rows), name))
-        closed_by = np.datetime64(calendar_for(name).last_closed(resources.clock.now()))
-        judges[name] = Judge(name, grid.sessions, closed_by)
-    whole = plan.join(plans, int(splits), quota)
-    return Night(request, grids, whole, Work(run_id, request.source, request.timeframe, judges))
-
-
-def announce(night: Night, quota: str) -> str:
-    """Say what will be done before it is done, in the log and as an artifact; returns it as one line."""
-    told = [*night.request.notes, *report.plan_lines(night.plan, quota)]
+def announce(night: Night, quota: str) -> list[str]:
+    """Say what will be done before it is done, in the log and as an artifact; returns it, a line each."""
+    told = report.night_lines(night, quota)
     for line in told:
         get_run_logger().info(line)
-    asked = f"{len(night.request.tickers):,} tickers, {night.request.start} to {night.request.end}"
-    create_markdown_artifact(f"## Plan\n\n{asked}\n\n" + "\n".join(f"- {line}" for line in told), key="plan")
-    return "; ".join(told)
+    create_markdown_artifact("## Plan\n\n" + "\n".join(f"- {line}" for line in told), key="plan")
+    return told
 
 
 def gather(futures: Sequence[PrefectFuture[Tally]]) -> Tally:
@@ -104,11 +63,10 @@ def gather(futures: Sequence[PrefectFuture[Tally]]) -> Tally:
     return whole
 
 
-def close(resources: Resources, night: Night, flow: str, tally: Tally, begun: float) -> dict[str, Any]:
+def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tally, begun: float) -> dict[str, Any]:
     """Reconcile to the cell, build the report, write it to the run's row, to its file and as artifacts."""
-    records, run_id, request = resources.store.records, night.work.run_id, night.request
+    records, run_id, request = resources.store.records, work.run_id, night.request
     records.count_calls(run_id, resources.uncounted_calls())
-    grids = [grid for _, grid in night.grids]
     for stage, seconds in resources.source.seconds.items():
         tally.spend(stage, seconds)
     made = records.progress(run_id)
@@ -118,9 +76,9 @@ def close(resources: Resources, night: Night, flow: str, tally: Tally, begun: fl
         request,
         night.plan,
         tally,
-        records.reconcile(request.source, request.timeframe, grids),
+        records.reconcile(request.source, request.timeframe, night.grids),
         actual_calls=made["actual_calls"] if made else 0,
-        quarantined=records.quarantined(request.source, request.timeframe, grids),
+        quarantined=records.quarantined(request.source, request.timeframe, night.grids),
         seconds=time.monotonic() - begun,
     )
     publish(resources.settings.closingbell_home, told, records)

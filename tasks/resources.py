@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from closingbell.clock import Clock
 from closingbell.errors import FatalError
-from closingbell.plan import MARKET_DAY_ROWS
 from closingbell.settings import Settings, load
 from closingbell.sources.polygon import PolygonSource
 from closingbell.store import Store, open_store
@@ -29,7 +28,6 @@ class Resources:
         store: the database, at the newest migration.
         source: the vendor, every call of which passes ``gate``.
         gate: the quota.
-        market_day_rows: rows that one market day brings.
     """
 
     settings: Settings
@@ -37,7 +35,6 @@ class Resources:
     store: Store
     source: PolygonSource
     gate: PrefectGate
-    market_day_rows: int
     _counted: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
@@ -88,8 +85,7 @@ def opened(settings: Settings | None = None) -> Iterator[Resources]:
             pause=provided.quota.seconds,
         )
         stack.callback(source.close)
-        rows = settings.market_size if settings.uses_stand_in else MARKET_DAY_ROWS
-        resources = Resources(settings, Clock(settings.now), store, source, gate, rows)
+        resources = Resources(settings, Clock(settings.now), store, source, gate)
         token = _current.set(resources)
         stack.callback(_current.reset, token)
         yield resources

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
-from typing import Final
+from datetime import date
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError
 from closingbell.report import Failure, Tally
-from closingbell.request import Request
 from closingbell.settings import Settings
 from tasks.batch import Work, retries, worth_retrying
-from tasks.resources import Resources, current
-
-#: Splits appear late and are corrected: each look goes back this far behind the last one.
-MARGIN: Final = timedelta(days=10)
-
-
-def splits_span(resources: Resources, request: Request) -> tuple[date, date] | None:
-    """The days whose splits have to be looked at, so that all of the request's history can be adjusted.
-
-    None when they have been looked at today already: one look a night.
-    """
-    today = resources.clock.now().date()
-    seen = resources.store.facts.splits_seen(request.source)
-    if seen is None or request.start < seen[0]:
-        return request.start, today
-    return None if seen[1] >= today else (seen[1] - MARGIN, today)
+from tasks.resources import current
 
 
 @task(name="splits", cache_policy=NO_CACHE, retry_condition_fn=worth_retrying)

@@ -14,7 +14,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from closingbell.cells import Cells, Gap, Ledger, Watermark
+from closingbell.calendar import AssetClass, asset_class, calendar_for
+from closingbell.cells import Cells, Gap, Ledger, Watermark, accounted
 from closingbell.errors import ConfigurationError
 from closingbell.store.faults import transaction
 from closingbell.store.schema import bar, gap, quarantine, revision, run, watermark
@@ -55,21 +56,14 @@ class Records:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def start_run(
-        self,
-        run_id: UUID,
-        flow: str,
-        asked: Mapping[str, Any],
-        *,
-        planned_calls: int,
-        expected_cells: int,
-    ) -> None:
+    def start_run(self, run_id: UUID, flow: str, asked: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
         """Open a run's row, with what it is asked and going to do; one that is there already keeps its counters."""
         values = {
             "state": "Running",
-            "planned_calls": planned_calls,
-            "expected_cells": expected_cells,
             "ended_at": None,
+            "plan": dict(plan),
+            "planned_calls": plan["planned_calls"],
+            "planned_cells": plan["cells"],
         }
         with transaction(self._engine) as connection:
             if connection.execute(sa.select(run.c.run_id).where(run.c.run_id == run_id)).first():
@@ -153,13 +147,39 @@ class Records:
                     unexplained[ticker] = off
         return Reconciliation(expected, stored, dict(gaps), unexplained)
 
-    def progress(self, run_id: UUID) -> Mapping[str, Any] | None:
-        """The counters of a run as of its last commit: calls, cells, bars."""
-        columns = (run.c.state, run.c.planned_calls, run.c.actual_calls, run.c.expected_cells, run.c.done_cells)
+    def audit(self) -> dict[tuple[str, str], Reconciliation]:
+        """Hold every watermark against bars and gaps: for each source and timeframe, expected = stored + gaps."""
         with transaction(self._engine) as connection:
-            query = sa.select(*columns, run.c.stored_bars, run.c.report).where(run.c.run_id == run_id)
+            rows = connection.execute(
+                sa.select(
+                    watermark.c.source,
+                    watermark.c.timeframe,
+                    watermark.c.ticker,
+                    watermark.c.first_session,
+                    watermark.c.last_session,
+                ).order_by(watermark.c.source, watermark.c.timeframe, watermark.c.ticker)
+            ).all()
+        marks: dict[tuple[str, str], dict[str, Watermark]] = {}
+        for row in rows:
+            marks.setdefault((row.source, row.timeframe), {})[row.ticker] = Watermark(
+                row.first_session, row.last_session
+            )
+        return {key: self.reconcile(*key, _grids(of_key)) for key, of_key in marks.items()}
+
+    def progress(self, run_id: UUID) -> Mapping[str, Any] | None:
+        """A run's plan and counters as of its last commit: calls, cells, bars; None before it has a row."""
+        names = ("state", "plan", "planned_calls", "actual_calls", "planned_cells", "done_cells", "stored_bars")
+        with transaction(self._engine) as connection:
+            query = sa.select(*(run.c[name] for name in names)).where(run.c.run_id == run_id)
             row = connection.execute(query).mappings().first()
         return dict(row) if row else None
+
+    def runs(self, limit: int = 10) -> list[Mapping[str, Any]]:
+        """The last runs, newest first, without their reports."""
+        names = ("run_id", "flow", "state", "started_at", "ended_at", "planned_calls", "actual_calls", "inserted")
+        with transaction(self._engine) as connection:
+            query = sa.select(*(run.c[name] for name in names)).order_by(run.c.started_at.desc()).limit(limit)
+            return [dict(row) for row in connection.execute(query).mappings()]
 
     def quarantined(self, source: str, timeframe: str, grids: Sequence[Cells]) -> Mapping[str, int]:
         """Bars kept apart between the first and the last session of each grid, by rule."""
@@ -250,6 +270,19 @@ class Records:
                     .limit(limit)
                 ),
             }
+
+
+def _grids(marks: Mapping[str, Watermark]) -> list[Cells]:
+    """Every cell inside the watermarks: one grid for each asset class."""
+    by_class: dict[AssetClass, list[str]] = {}
+    for ticker in marks:
+        by_class.setdefault(asset_class(ticker), []).append(ticker)
+    grids = []
+    for name, tickers in by_class.items():
+        first, last = min(marks[t].first for t in tickers), max(marks[t].last for t in tickers)
+        whole = Cells.all(tickers, calendar_for(name).sessions(first, last))
+        grids.append(whole.only(accounted(whole, Ledger(marks, []), again=())))
+    return grids
 
 
 def _gaps(connection: sa.Connection, source: str, timeframe: str, *where: sa.ColumnElement[bool]) -> list[Gap]:

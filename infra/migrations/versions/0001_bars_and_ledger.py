@@ -1,5 +1,7 @@
 """Bars and the ledger."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -14,7 +16,7 @@ JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 NAMES = ("open", "high", "low", "close", "volume", "vwap", "trades")
 
 
-def values(prefix: str = "", *, required: bool = False) -> list[sa.Column]:
+def values(prefix: str = "", *, required: bool = False) -> list[sa.Column[Any]]:
     return [
         sa.Column(
             prefix + name,
@@ -25,7 +27,7 @@ def values(prefix: str = "", *, required: bool = False) -> list[sa.Column]:
     ]
 
 
-def key() -> list[sa.Column]:
+def key() -> list[sa.Column[Any]]:
     return [
         sa.Column("source", SHORT, primary_key=True),
         sa.Column("ticker", TICKER, primary_key=True),
@@ -116,12 +118,13 @@ def upgrade() -> None:
         sa.Column("timeframe", sa.String(4), nullable=False),
         sa.Column("state", sa.String(32), nullable=False, comment="Running until the run has ended"),
         sa.Column("asked", JSON, nullable=False),
+        sa.Column("plan", JSON, nullable=False, comment="the calls by kind, as announced before the first"),
         *[
             sa.Column(name, sa.Integer, nullable=False, server_default="0")
             for name in (
                 "planned_calls",
                 "actual_calls",
-                "expected_cells",
+                "planned_cells",
                 "done_cells",
                 "stored_bars",
                 "inserted",

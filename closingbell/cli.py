@@ -1,0 +1,287 @@
+"""The command ``closingbell``. The commands that only read stand here; the others are found by entry point.
+
+``closingbell`` imports neither Prefect nor the parts that start servers, so that ``--help`` answers at once and
+the arrows keep pointing one way. Commands that need them register in the entry point group
+``closingbell.commands``; what stands in for an unset DATABASE_URL, and what brings a schema up to date, in
+``closingbell.provider``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import date
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from closingbell.errors import ClosingbellError, ConfigurationError
+
+if TYPE_CHECKING:
+    from closingbell.settings import Settings
+    from closingbell.store import Store
+
+#: Exit codes that scripts can rely on.
+OK: Final = 0
+CELLS_FAILED: Final = 1
+CANNOT_RUN: Final = 2
+
+
+class Commands(click.Group):
+    """The commands, those of entry points loaded when they are called for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command's name."""
+        return sorted(
+            [*super().list_commands(ctx), *(entry.name for entry in entry_points(group="closingbell.commands"))]
+        )
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of that name."""
+        here = super().get_command(ctx, name)
+        if here:
+            return here
+        for entry in entry_points(group="closingbell.commands", name=name):
+            command: click.Command = entry.load()
+            return command
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in ``--help``, without loading what the other commands need."""
+        rows = [(name, HELP.get(name, "")) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+#: A line for each command, so that ``--help`` need not import any.
+HELP: Final = {
+    "doctor": "Check settings, database and ledger; say what to mend.",
+    "ingest": "Fetch what is missing and store it.",
+    "market": "Serve the stand-in for Polygon.",
+    "plan": "Show which calls an ingest would make, and make none.",
+    "retry": "Make calls for exactly the cells that failed.",
+    "status": "Show what is stored, or what is known of one ticker.",
+    "universe": "List the tickers of a universe, now or on a past date.",
+    "up": "Serve the whole stack: UI, nightly schedule, worker.",
+}
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="closingbell")
+def cli() -> None:
+    """Market bars, complete and correct, with the fewest API calls that can do it."""
+
+
+def asking(command: Any) -> Any:
+    """The options that say which cells: the same for ``plan`` and ``ingest``."""
+    for option in (
+        click.option(
+            "--universe", "-u", help="sp500+etfs (the default), sp500, etfs; or as of a date: sp500@2015-06-30."
+        ),
+        click.option("--tickers", "-t", help="AAPL,BRK.B or @file, as the vendor writes them."),
+        click.option("--start", type=Day(), help="First date. Default: two years back."),
+        click.option("--end", type=Day(), help="Last date. Default: the last session that should be published."),
+        click.option(
+            "--recheck-sessions",
+            type=click.IntRange(0, 250),
+            default=0,
+            show_default=True,
+            help="Fetch this many of the last sessions again.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+class Day(click.ParamType[date]):
+    """A date, written 2026-01-31."""
+
+    name = "date"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        """Read it, or say how it is written."""
+        if isinstance(value, date):
+            return value
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a date; write it as 2026-01-31.", param, ctx)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else.")
+
+
+def show(value: Mapping[str, Any], lines: list[str], as_json: bool) -> None:
+    """Print a result for a person, or for a program."""
+    if as_json:
+        click.echo(json.dumps(value, indent=2, default=str))
+    else:
+        click.echo("\n".join(lines))
+
+
+@contextmanager
+def opened() -> Iterator[tuple[Settings, Store]]:
+    """The settings, and the database they name or the one that stands in for it, at the newest migration.
+
+    Raises:
+        ConfigurationError: DATABASE_URL is unset, and nothing that could stand in for it is installed.
+    """
+    from closingbell.settings import load
+    from closingbell.store import open_store
+
+    settings = load()
+    with ExitStack() as stack:
+        if settings.database_url:
+            url = settings.database_url.get_secret_value()
+        else:
+            url = stack.enter_context(_from_entry_point("database")(settings, []))
+        store = open_store(url, connections=1, retries=0)
+        stack.callback(store.close)
+        _from_entry_point("schema")(store.engine)
+        yield settings, store
+
+
+def _from_entry_point(name: str) -> Any:
+    for entry in entry_points(group="closingbell.provider", name=name):
+        return entry.load()
+    raise ConfigurationError(
+        "DATABASE_URL is not set, and no embedded database is installed",
+        fix="Set it to postgresql://user:password@host/database.",
+    )
+
+
+@cli.command()
+@asking
+@json_option
+def plan(
+    universe: str | None,
+    tickers: str | None,
+    start: date | None,
+    end: date | None,
+    recheck_sessions: int,
+    as_json: bool,
+) -> None:
+    """Show which calls an ingest would make, and make none.
+
+    Example: closingbell plan --tickers AAPL,MSFT --start 2024-01-02
+    """
+    from closingbell import report, request
+    from closingbell import universe as universes
+    from closingbell.clock import Clock
+    from closingbell.night import work_out
+
+    with opened() as (settings, store):
+        now = Clock(settings.now).now()
+        asked = request.build(universes.resolve(universe, tickers), start, end, now, recheck_sessions=recheck_sessions)
+        night = work_out(store, asked, settings.quota, settings.market_day_rows, now)
+    calls = [str(call) for call in night.plan.calls]
+    show({**night.plan.summary(), "calls": calls}, report.night_lines(night, str(settings.quota)), as_json)
+
+
+@cli.command()
+@click.argument("ticker", required=False)
+@json_option
+def status(ticker: str | None, as_json: bool) -> None:
+    """Show what is stored, or what is known of one ticker.
+
+    Example: closingbell status AAPL
+    """
+    with opened() as (_, store):
+        if ticker:
+            known = store.records.of_ticker(ticker)
+            return show(known, list(_ticker_lines(known)), as_json)
+        whole, runs = store.records.overview(), store.records.runs()
+    return show({**whole, "runs": runs}, list(_overview_lines(whole, runs)), as_json)
+
+
+@cli.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Check settings, database and ledger; say what to mend. Exits with 1 when a cell is not accounted for.
+
+    Example: closingbell doctor
+    """
+    with opened() as (settings, store):
+        found = store.records.audit()
+    market = "the stand-in market" if settings.uses_stand_in else settings.polygon_base_url
+    lines = [
+        f"settings  ok: {settings.quota}, {market}",
+        "database  ok: reachable, at the newest migration",
+        *(f"ledger    {source} {timeframe}: {sums}" for (source, timeframe), sums in found.items()),
+    ]
+    unexplained = {ticker: n for sums in found.values() for ticker, n in sums.unexplained.items()}
+    if unexplained:
+        names = ", ".join(f"{ticker} ({n:+d})" for ticker, n in list(unexplained.items())[:20])
+        lines.append(f"mend      {len(unexplained):,} tickers do not add up: {names}")
+    value = {"ok": not unexplained, "unexplained": unexplained, "cells": sum(sums.expected for sums in found.values())}
+    show(value, lines, as_json)
+    if unexplained:
+        sys.exit(CELLS_FAILED)
+
+
+@cli.command()
+@click.argument("name", default="sp500+etfs")
+@json_option
+def universe(name: str, as_json: bool) -> None:
+    """List the tickers of a universe, now or on a past date.
+
+    Example: closingbell universe sp500@2015-06-30
+    """
+    from closingbell import universe as universes
+
+    tickers = universes.load(name)
+    show({"universe": name, "tickers": tickers}, list(tickers), as_json)
+
+
+def _ticker_lines(known: Mapping[str, Any]) -> Iterator[str]:
+    yield known["ticker"]
+    if not known["watermarks"]:
+        yield "  nothing is known of it"
+    for mark in known["watermarks"]:
+        bars = next((row["bars"] for row in known["bars"] if row["timeframe"] == mark["timeframe"]), 0)
+        yield (
+            f"  {mark['source']} {mark['timeframe']}  {mark['first_session']} to {mark['last_session']}"
+            f" accounted for, {bars:,} bars"
+        )
+    for gap in known["gaps"]:
+        yield f"  gap  {gap['session']}  {gap['reason']}  {gap['last_error'] or ''}".rstrip()
+    for row in known["quarantine"]:
+        yield f"  quarantine  {row['session']}  {row['rule']}"
+    for row in known["revisions"]:
+        yield f"  revision  {row['session']}  close {row['old_close']} -> {row['new_close']}"
+
+
+def _overview_lines(whole: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    span = f", {whole['first_session']} to {whole['last_session']}" if whole["bars"] else ""
+    yield f"{whole['bars']:,} bars of {whole['tickers']:,} tickers{span}"
+    gaps = ", ".join(f"{count:,} {reason}" for reason, count in sorted(whole["gaps"].items())) or "none"
+    yield f"gaps {gaps}; quarantined {whole['quarantined']:,}; revisions {whole['revisions']:,}"
+    for run in runs:
+        yield (
+            f"  {run['started_at']:%Y-%m-%d %H:%M}  {run['run_id']}  {run['flow']:<12}  {run['state']:<18}"
+            f"  {run['actual_calls']:,} of {run['planned_calls']:,} calls, {run['inserted']:,} bars"
+        )
+
+
+def main() -> None:
+    """The entry point: errors of ours become one readable line and an exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(CANNOT_RUN)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except ClosingbellError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(CANNOT_RUN)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""A run, worked out before its first call: what is missing, what it costs, who judges the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Final
+
+import numpy as np
+
+from closingbell import cells, plan
+from closingbell.calendar import AssetClass, calendar_for
+from closingbell.cells import Cells
+from closingbell.outcome import Judge
+from closingbell.plan import CallCost, Plan
+from closingbell.quota import Quota
+from closingbell.request import Request
+from closingbell.store import Store
+
+#: Splits appear late and are corrected: each look goes back this far behind the last one.
+SPLITS_MARGIN: Final = timedelta(days=10)
+
+Days = tuple[date, date]
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """What a run is going to do.
+
+    Attributes:
+        request: what was asked for.
+        grids: every cell of it.
+        plan: the calls for those that are missing.
+        judges: the rules of each asset class in it.
+        splits: the days whose splits to look at, or None when that was done today.
+    """
+
+    request: Request
+    grids: tuple[Cells, ...]
+    plan: Plan
+    judges: Mapping[AssetClass, Judge]
+    splits: Days | None
+
+
+def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int, now: datetime) -> Night:
+    """Missing cells by the calendar and the ledger, and the cheapest calls for them.
+
+    Args:
+        store: knows what is there.
+        request: what is asked for.
+        quota: how fast calls may be made.
+        market_day_rows: rows that a market day of stocks brings.
+        now: the present instant.
+    """
+    grids, plans, judges = [], [], {}
+    for name, grid in request.grids():
+        ledger = store.records.ledger(request.source, request.timeframe, grid.tickers, request.start, request.end)
+        if request.gaps_only:
+            grid = grid.only(cells.accounted(grid, ledger, again=()))
+        grids.append(grid)
+        rows = market_day_rows if name == "stocks" and request.timeframe == "1d" else None
+        wanted = cells.missing(grid, ledger)
+        if wanted.count or not request.skip_non_sessions or _new_session(name, now):
+            wanted = cells.missing(grid, ledger, request.recheck_sessions)
+        plans.append(plan.cheapest(wanted, CallCost(quota.interval, market_day_rows=rows), name))
+        closed_by = np.datetime64(calendar_for(name).last_closed(now))
+        judges[name] = Judge(name, grid.sessions, closed_by)
+    idle = request.skip_non_sessions and not any(part.calls for part in plans)
+    splits = None if idle else _splits(store, request, now.date())
+    whole = plan.join(plans, extra_calls=int(splits is not None), quota=quota)
+    return Night(request, tuple(grids), whole, judges, splits)
+
+
+def _new_session(asset_class: AssetClass, now: datetime) -> bool:
+    """Whether a session became due in the last day: the night after a holiday has none."""
+    calendar = calendar_for(asset_class)
+    return calendar.last_due(now) != calendar.last_due(now - timedelta(days=1))
+
+
+def _splits(store: Store, request: Request, today: date) -> Days | None:
+    """The days to look at, so that all of the request's history can be adjusted: one look a night."""
+    seen = store.facts.splits_seen(request.source)
+    if seen is None or request.start < seen[0]:
+        return request.start, today
+    return None if seen[1] >= today else (seen[1] - SPLITS_MARGIN, today)

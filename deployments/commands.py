@@ -1,0 +1,170 @@
+"""The commands that run flows: in this process, against the Prefect server at hand; and the local stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import date
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+
+from closingbell import report
+from closingbell.cli import CANNOT_RUN, CELLS_FAILED, OK, asking, json_option, show
+from closingbell.settings import Settings, load
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from prefect.client.schemas.objects import FlowRun, State
+
+    from deployments.progress import Watch
+
+batch_size_option = click.option("--batch-size", type=click.IntRange(1, 10_000), help="Calls in one task.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only show the plan, and make no call.")
+
+
+@click.command()
+@asking
+@batch_size_option
+@dry_run_option
+@json_option
+def ingest(
+    universe: str | None,
+    tickers: str | None,
+    start: date | None,
+    end: date | None,
+    recheck_sessions: int,
+    batch_size: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Fetch what is missing and store it. Exits with 1 when cells failed, with 2 when it cannot run.
+
+    Example: closingbell ingest --tickers AAPL,MSFT --start 2024-01-02 --end 2024-03-28
+    """
+    from closingbell import universe as universes
+
+    parameters = {
+        "universe": universe or "sp500+etfs",
+        "tickers": list(universes.parse_tickers(tickers)) if tickers is not None else None,
+        "start": start,
+        "end": end,
+        "recheck_sessions": recheck_sessions,
+        "batch_size": batch_size,
+        "dry_run": dry_run,
+    }
+    _run("flows.ingest", "ingest", parameters, as_json)
+
+
+@click.command()
+@click.argument("run_id", default="last")
+@batch_size_option
+@dry_run_option
+@json_option
+def retry(run_id: str, batch_size: int | None, dry_run: bool, as_json: bool) -> None:
+    """Make calls for exactly the cells that failed: of the last run, of RUN_ID, or of all.
+
+    Example: closingbell retry last
+    """
+    parameters = {"run_id": run_id, "batch_size": batch_size, "dry_run": dry_run}
+    _run("flows.retry_failed", "retry_failed", parameters, as_json)
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Run the nightly deployment once, then stop everything.")
+@json_option
+def up(once: bool, as_json: bool) -> None:
+    """Serve the whole stack: UI, nightly schedule, worker; Ctrl-C stops it.
+
+    Example: closingbell up
+    """
+    from deployments.local import run_once, serve
+
+    settings = load()
+    if not once:
+        sys.exit(serve(settings))
+    told, code = run_once(settings, following(settings))
+    show(told, report.lines(told) if told else [], as_json)
+    sys.exit(code)
+
+
+def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> None:
+    """Run a flow in this process, show it while it runs, print its report, exit with its code."""
+    from importlib import import_module
+
+    from deployments.local import joined_or_started
+
+    settings = load()
+    # Prefect reads this when it is imported: the terminal belongs to the progress bar, the UI has the full log.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    with ExitStack() as stack:
+        stack.enter_context(joined_or_started(settings))
+        watch = stack.enter_context(_watching(settings, quiet=as_json))
+        flow: Flow[..., Any] = getattr(import_module(module), name)
+        begun: list[UUID] = []
+
+        def on_running(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
+            begun.append(flow_run.id)
+            if watch:
+                watch.run_id = flow_run.id
+
+        state: Any = flow.with_options(on_running=[on_running])(**parameters, return_state=True)
+    told = _report(settings, begun)
+    if told is None:
+        show({"state": state.name, "message": state.message}, [f"{state.name}: {state.message}"], as_json)
+        sys.exit(OK if state.is_completed() else CANNOT_RUN)
+    show(told, report.lines(told), as_json)
+    sys.exit(exit_code(told))
+
+
+def exit_code(told: Mapping[str, Any]) -> int:
+    """0 when every cell is accounted for and none failed, 2 when the run could not go on, else 1."""
+    if "error" in told:
+        return CANNOT_RUN
+    return OK if told["state"] == "Completed" else CELLS_FAILED
+
+
+def following(settings: Settings) -> Callable[[UUID, Callable[[], None]], State[Any]]:
+    """Show a deployment's run until it is over; see :data:`deployments.local.Follow`."""
+    from deployments.local import wait_for_run
+
+    def follow(run_id: UUID, check: Callable[[], None]) -> State[Any]:
+        with _watching(settings, quiet=False) as watch:
+            if watch:
+                watch.run_id = run_id
+            return wait_for_run(run_id, check)
+
+    return follow
+
+
+@contextmanager
+def _watching(settings: Settings, *, quiet: bool) -> Iterator[Watch | None]:
+    """A watch on the database that the runs write to; None when nothing is to be shown."""
+    if quiet:
+        yield None
+        return
+    from closingbell.store import open_store
+    from deployments.progress import Watch
+    from infra import embedded
+
+    with ExitStack() as stack:
+        if settings.database_url:
+            url = settings.database_url.get_secret_value()
+        else:
+            url = stack.enter_context(embedded.database(settings, []))
+        store = open_store(url, connections=1, retries=0)
+        stack.callback(store.close)
+        yield stack.enter_context(Watch(store.records).showing())
+
+
+def _report(settings: Settings, begun: list[UUID]) -> dict[str, Any] | None:
+    """The report that the run wrote; None if it wrote none, as a dry run does."""
+    path = settings.closingbell_home / "runs" / f"{begun[0]}.json" if begun else None
+    if path is None or not path.exists():
+        return None
+    told: dict[str, Any] = json.loads(path.read_text())
+    return told

@@ -1,0 +1,96 @@
+"""A run, as it happens: the plan, then calls, cells, rate and time left, from the run's own row.
+
+The row is written in the same transaction as the bars, so what is shown is committed, whichever process runs it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+from uuid import UUID
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from closingbell.errors import ClosingbellError
+from closingbell.store.records import Records
+
+#: Seconds between two looks at the row.
+_LOOK: Final = 0.25
+#: Seconds between two lines where there is no terminal to draw on.
+_LINE: Final = 10.0
+
+
+class Watch:
+    """Shows one run on standard error until it is stopped.
+
+    Args:
+        records: reads the run's row.
+        console: where to show it.
+    """
+
+    def __init__(self, records: Records, console: Console | None = None) -> None:
+        self.run_id: UUID | None = None
+        self._records = records
+        self._console = console or Console(stderr=True, highlight=False)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
+
+    @contextmanager
+    def showing(self) -> Iterator[Watch]:
+        """Show the run whose id is set meanwhile."""
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._over.set()
+            self._thread.join()
+
+    def _follow(self) -> None:
+        drawn = Progress(
+            TextColumn("        "),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("calls  {task.fields[bars]:,} bars  {task.fields[rate]:,.0f} calls/s"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        begun, told, bar = 0.0, 0.0, None
+        with drawn:
+            while not self._over.wait(_LOOK):
+                row = self._read()
+                if row is None:
+                    continue
+                if bar is None:
+                    begun = told = time.monotonic()
+                    self._tell_plan(row)
+                    bar = drawn.add_task("", total=row["planned_calls"], bars=0, rate=0.0)
+                rate = row["actual_calls"] / max(time.monotonic() - begun, _LOOK)
+                self._draw(drawn, bar, row, rate)
+                if not self._console.is_terminal and time.monotonic() - told > _LINE:
+                    told = time.monotonic()
+                    self._console.print(
+                        f"         {row['actual_calls']:,} of {row['planned_calls']:,} calls,"
+                        f" {row['stored_bars']:,} bars, {rate:,.1f} calls/s"
+                    )
+            if bar is not None and (row := self._read()):
+                self._draw(drawn, bar, row, row["actual_calls"] / max(time.monotonic() - begun, _LOOK))
+
+    def _read(self) -> Mapping[str, Any] | None:
+        try:
+            return self._records.progress(self.run_id) if self.run_id else None
+        except ClosingbellError:
+            return None  # Whoever runs the run says what is wrong with the database; here it only shows no progress.
+
+    def _tell_plan(self, row: Mapping[str, Any]) -> None:
+        for number, line in enumerate(row["plan"]["told"]):
+            self._console.print(f"{'plan' if not number else '':<8} {line}")
+
+    @staticmethod
+    def _draw(drawn: Progress, bar: TaskID, row: Mapping[str, Any], rate: float) -> None:
+        total = max(row["planned_calls"], row["actual_calls"])
+        drawn.update(bar, completed=row["actual_calls"], total=total, bars=row["stored_bars"], rate=rate)

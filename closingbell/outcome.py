@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
 from closingbell.bars import Bars
 from closingbell.cells import Days
-from closingbell.errors import ClosingbellError
+from closingbell.errors import ClosingbellError, NotYetPublishedError
 from closingbell.plan import Call, MarketDay
 from closingbell.quality import PROFILES, Asked, Verdict, check
+
+#: So long a market day may still grow: a ticker that is not on it is asked for by name before it counts as empty.
+FRESH: Final = np.timedelta64(7, "D")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class Outcome:
         reason: why a cell that got no bar has none.
         error: what the vendor or the network said, where the call failed.
         rows: rows read, those of other tickers included.
+        doubtful: whether an absent bar may be late rather than not exist.
     """
 
     call: Call
@@ -38,6 +43,7 @@ class Outcome:
     reason: str
     error: str | None = None
     rows: int = 0
+    doubtful: bool = False
 
     @property
     def failed(self) -> bool:
@@ -84,10 +90,17 @@ class Judge:
 
         A range answers for every session from its first to its last, also those that were not missing: their
         bars came along, and serve as a recheck.
+
+        Raises:
+            NotYetPublishedError: a market day of the last days has no row at all.
         """
         sessions = self._answers_for(call)
+        fresh = isinstance(call, MarketDay) and bool(sessions[-1] > self.closed_by - FRESH)
+        if fresh and not rows:
+            # A session that is over has bars; "there are none" can only mean "not yet".
+            raise NotYetPublishedError("the market day is empty", value=call, fix="The next run asks again.")
         verdict = check(bars, Asked(sessions, self.closed_by), PROFILES[self.asset_class])
-        return Outcome(call, verdict, tickers(call), sessions, "empty", None, rows)
+        return Outcome(call, verdict, tickers(call), sessions, "empty", None, rows, doubtful=fresh)
 
     def failed(self, call: Call, error: ClosingbellError) -> Outcome:
         """The outcome of a call that failed: only the cells it was made for are touched.

@@ -146,13 +146,13 @@ def _fetch(
         if skip:
             raise RetryableError("not tried, as the vendor did not answer the calls before", value=call)
         bars, rows = _bars(call, work, resources)
+        begun = time.perf_counter()
+        outcome = judge.answered(call, bars, rows)
+        tally.spend("checks", time.perf_counter() - begun)
     except (ConfigurationError, FatalError):
         raise
     except ClosingbellError as error:
         return judge.failed(call, error), error
-    begun = time.perf_counter()
-    outcome = judge.answered(call, bars, rows)
-    tally.spend("checks", time.perf_counter() - begun)
     return outcome, None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from typing import Final
 
 import numpy as np
@@ -23,6 +23,9 @@ SessionsBetween = Callable[[str, date, date], Days]
 
 #: As long as the column ``gap.last_error``.
 ERROR_LENGTH: Final = 500
+
+#: Reaches the session before any session: no exchange here was ever closed for longer.
+LOOK_BACK: Final = timedelta(days=10)
 
 
 @dataclass(slots=True)
@@ -75,8 +78,9 @@ class Settlement:
         for i, j in zip(*np.nonzero(got & ~had_bar), strict=True):
             self.gaps.pop((cells.tickers[i], cells.sessions[j].item()), None)
         for i, j in zip(*np.nonzero(~got & ~had_bar), strict=True):
-            reason = "quarantined" if kept_apart[i, j] else outcome.reason
-            self._open(cells.tickers[i], cells.sessions[j].item(), reason, outcome.error)
+            ticker, session = cells.tickers[i], cells.sessions[j].item()
+            reason = "quarantined" if kept_apart[i, j] else self._absence(outcome, ticker, session)
+            self._open(ticker, session, reason, outcome.error)
         for ticker in outcome.tickers:
             self._extend(ticker, outcome.sessions)
         return np.asarray(fresh)
@@ -84,6 +88,18 @@ class Settlement:
     def _as_ledger(self, outcome: Outcome) -> Ledger:
         marks = {t: self.marks[t] for t in outcome.tickers if t in self.marks}
         return Ledger(marks, list(self.gaps.values()))
+
+    def _absence(self, outcome: Outcome, ticker: str, session: date) -> str:
+        """Why a cell has no bar, where the answer may have been short of it.
+
+        A ticker that traded the session before and is not on a fresh market day may be late, halted or not
+        carried there at all: the next run asks for it by name. One that was empty before is empty still.
+        """
+        if not outcome.doubtful:
+            return outcome.reason
+        earlier = self.sessions_between(ticker, session - LOOK_BACK, session)
+        before = self.gaps.get((ticker, earlier[-1].item())) if len(earlier) else None
+        return "empty" if before and before.reason == "empty" else "unpublished"
 
     def _open(self, ticker: str, session: date, reason: str, error: str | None) -> None:
         """Say why a cell has no bar. A call that failed does not unsay what an answer once said."""

@@ -27,7 +27,7 @@ from closingbell.outcome import FlushResult, Outcome
 from closingbell.store import statements as sql
 from closingbell.store.copy import Field, binary
 from closingbell.store.faults import transaction
-from closingbell.store.ledger import Settlement, spans
+from closingbell.store.ledger import LOOK_BACK, Settlement, spans
 
 _COLUMNS: Final = "ticker, timeframe, session, ts, open, high, low, close, volume, vwap, trades, source, run_id"
 
@@ -231,13 +231,13 @@ class PostgresWriter:
 def _gaps(
     connection: sa.Connection, key: dict[str, str], asked: Mapping[str, Watermark]
 ) -> dict[tuple[str, date], Gap]:
-    """The gaps of the tickers between the first and the last session asked of any of them."""
+    """The gaps of the tickers from the session before the first one asked of any of them to the last one."""
     rows = connection.execute(
         sql.GAPS,
         {
             **key,
             "tickers": list(asked),
-            "first": min(span.first for span in asked.values()),
+            "first": min(span.first for span in asked.values()) - LOOK_BACK,
             "last": max(span.last for span in asked.values()),
         },
     )

@@ -6,6 +6,7 @@ SHELL := /bin/sh
 
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 # A stamp of its own, so that an interrupted installation is done again.
 ENV := $(VENV)/.done
 
@@ -57,7 +58,7 @@ $(ENV): requirements.lock pyproject.toml
 	echo "setting up $(VENV) with $$("$$found" --version); this takes a minute or two"; \
 	"$$found" -m venv $(VENV)
 	@# --no-deps: the lock is complete, and in hash mode pip refuses requirements that name extras.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m pip check --disable-pip-version-check >$(VENV)/check.txt || { cat $(VENV)/check.txt >&2; exit 1; }
+	@{ $(PIP) install --no-deps --require-hashes -r requirements.lock && \
+	  $(PIP) install --no-deps --no-build-isolation -e . && \
+	  $(PIP) check; } >$(VENV)/install.log 2>&1 || { tail -n 30 $(VENV)/install.log >&2; exit 1; }
 	@touch $@

@@ -79,17 +79,17 @@ def run_once(
             environment = client_environment(settings.closingbell_home, there.prefect_api_url)
             with prefect_environment(environment):
                 click.echo(f"joined the stack that serves at {there.prefect_api_url.removesuffix('/api')}", err=True)
-                return _run(settings, follow or _wait, parameters or {}, lambda: None)
+                return _run(settings, follow or wait_for_run, parameters or {}, lambda: None)
         with Stack(settings) as stack:
             _say_where(stack)
-            return _run(settings, follow or _wait, parameters or {}, stack.check)
+            return _run(settings, follow or wait_for_run, parameters or {}, stack.check)
 
 
 def serve(settings: Settings) -> int:
     """Keep the stack up until Ctrl-C or SIGTERM; returns the exit code."""
     with _ended_by_sigterm():
         try:
-            with Stack(settings) as stack:
+            with Stack(settings, nightly=True) as stack:
                 _say_where(stack)
                 click.echo("The nightly schedule is on. Ctrl-C stops everything.", err=True)
                 while True:
@@ -124,7 +124,7 @@ def _run(
         return {}, 0 if clean else 1
 
 
-def _wait(run_id: UUID, check: Callable[[], None]) -> State[Any]:
+def wait_for_run(run_id: UUID, check: Callable[[], None]) -> State[Any]:
     """Wait until the run is over, however long that takes."""
     from prefect.client.orchestration import get_client
 

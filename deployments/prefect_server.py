@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import sys
@@ -106,13 +107,21 @@ class PrefectServer:
         for attempt in range(3):
             assert self.child is not None  # noqa: S101 - started before
             try:
-                return self.child.wait_ready(lambda: healthy(self.api_url), START_SECONDS)
+                return self.child.wait_ready(self._answers, START_SECONDS)
             except FatalError:
-                taken = "already in use" in self.child.output()
+                taken = self.child.said("already in use")
                 self.child.stop()
                 if attempt == 2 or not taken:
                     raise
                 self.start()
+
+    def _answers(self) -> bool:
+        """Whether it is this server that answers there, not one that took the port before it could."""
+        try:
+            with urlopen(f"{self.api_url}/admin/settings", timeout=5) as answer:  # noqa: S310 - our own address
+                return bool(json.load(answer).get("home") == str(self._home / "prefect"))
+        except (URLError, OSError, ValueError):
+            return False
 
     def stop(self) -> None:
         """End it."""

@@ -1,9 +1,9 @@
 """Make a server ready for runs: pool, limit, deployments. One process, so that Prefect is loaded once.
 
-    python -m deployments.register [--local]
+    python -m deployments.register [--local once|nightly]
 
-With ``--local`` the server belongs to the local stack, and no worker lives when this runs: what it still calls
-running was killed with an earlier stack.
+With ``--local`` the server belongs to the local stack, which starts its worker when it reads :data:`TIDY` here.
+Until then no worker lives: what the server still calls running was killed with an earlier stack.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import contextlib
 import os
 import sys
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
 import click
 
@@ -23,6 +25,9 @@ from deployments.prefect_server import START_SECONDS, healthy
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+
+#: What this says when the server is as a worker should find it.
+TIDY: Final = "ready for a worker"
 
 _DEPLOY: Final = ["--no-prompt", "deploy", "--all"]
 
@@ -46,9 +51,39 @@ def bury_dead_runs(client: SyncPrefectClient) -> int:
     return len(runs)
 
 
+def drop_overdue_runs(client: SyncPrefectClient, *, keep_latest: bool) -> int:
+    """Drop scheduled runs whose time went by while the stack was down; returns how many.
+
+    One run makes up for all the nights that were missed: the latest, or the one that is about to be asked for.
+    """
+    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    overdue = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate(
+            {
+                "state": {"type": {"any_": [StateType.SCHEDULED]}},
+                "expected_start_time": {"before_": datetime.now(UTC)},
+            }
+        ),
+        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+    )
+    seen: set[UUID | None] = set()
+    dropped = 0
+    for run in overdue:
+        latest = run.deployment_id not in seen
+        seen.add(run.deployment_id)
+        if run.auto_scheduled and not (latest and keep_latest):
+            client.delete_flow_run(run.id)
+            dropped += 1
+    return dropped
+
+
 @click.command()
-@click.option("--local", is_flag=True, help="The server is the local stack's own.")
-def main(local: bool) -> None:
+@click.option("--local", type=click.Choice(["once", "nightly"]), help="The server is the local stack's own.")
+def main(local: str | None) -> None:
     """Create the work pool, the quota's limit and every deployment on the active Prefect server."""
     os.chdir(CHECKOUT)
     from prefect.cli import app
@@ -66,6 +101,9 @@ def main(local: bool) -> None:
         if local:
             with get_client(sync_client=True) as client:
                 click.echo(f"runs that a killed stack left: {bury_dead_runs(client)}")
+                click.echo(f"overdue runs: {drop_overdue_runs(client, keep_latest=local == 'nightly')}")
+        click.echo(TIDY)
+        sys.stdout.flush()
     except ClosingbellError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -18,6 +18,7 @@ from deployments.prefect_server import (
     prefect_environment,
     settings_environment,
 )
+from deployments.register import TIDY
 from infra import embedded, standing
 from infra.postgres import EmbeddedPostgres
 from infra.process import Child
@@ -35,11 +36,13 @@ class Stack:
     Args:
         settings: what to start, and what the runs get.
         serves: whether to deploy the flows and start a market and a worker; else only the server and its limit.
+        nightly: whether nights that were missed while it was down are made up for.
     """
 
-    def __init__(self, settings: Settings, *, serves: bool = True) -> None:
+    def __init__(self, settings: Settings, *, serves: bool = True, nightly: bool = False) -> None:
         self.settings = settings
         self.serves = serves
+        self.nightly = nightly
         self.home = settings.closingbell_home
         self.environment: dict[str, str] = {}
         self.database_shown = ""
@@ -97,6 +100,7 @@ class Stack:
             assert server.child  # noqa: S101 - started above
             self._children.append(server.child)
         if register:
+            register.wait_ready(lambda: register.said(TIDY), _REGISTER_SECONDS)
             self._start_worker()
             status = register.wait(_REGISTER_SECONDS)
             if status:
@@ -142,7 +146,8 @@ class Stack:
         return child
 
     def _start_register(self, *, local: bool) -> Child:
-        return self._child("register", "deployments.register", *(["--local"] if local else []))
+        way = "nightly" if self.nightly else "once"
+        return self._child("register", "deployments.register", *(["--local", way] if local else []))
 
     def _start_worker(self) -> None:
         worker = self._child("worker", "prefect", "worker", "start", "--pool", POOL, "--type", "process")

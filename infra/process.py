@@ -96,10 +96,19 @@ class Child:
 
     def output(self) -> str:
         """The end of what it has written since it was started."""
+        return self._written()[-_TAIL:].decode(errors="replace").strip()
+
+    def said(self, text: str) -> bool:
+        """Whether it has written this since it was started."""
+        return text.encode() in self._written()
+
+    def _written(self) -> bytes:
         try:
-            return self.log.read_bytes()[self._log_start :][-_TAIL:].decode(errors="replace").strip()
+            with self.log.open("rb") as log:
+                log.seek(self._log_start)
+                return log.read()
         except OSError:
-            return ""
+            return b""
 
     def wait(self, seconds: float) -> int:
         """Wait until it ends by itself; returns its exit status.

@@ -126,6 +126,21 @@ def test_a_flow_in_a_terminal_joins_its_server(stack: Running) -> None:
     assert done.stdout.strip() == there.prefect_api_url
 
 
+def test_a_flow_in_a_terminal_gets_a_server_of_its_own_where_none_is(tmp_path: Path, processes_of: ProcessesOf) -> None:
+    script = (
+        "import httpx, os\nfrom closingbell.settings import load\nfrom deployments.local import joined_or_started\n"
+        "with joined_or_started(load()) as environment:\n"
+        "    url = environment['PREFECT_API_URL'] + '/v2/concurrency_limits/polygon-stocks-calls-per-second'\n"
+        "    print(httpx.get(url).json()['limit'])\n"
+        "print(os.environ.get('PREFECT_API_URL'))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "POLYGON_"))}
+    environment["CLOSINGBELL_HOME"] = str(tmp_path)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["100", "None"]
+    assert processes_of(tmp_path) == []
+
+
 def test_a_second_one_at_the_same_home_is_refused_in_one_screen(stack: Running) -> None:
     home, _, _ = stack
     second = up(home)

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -114,7 +114,11 @@ def _run(
                 "the deployment is not on this Prefect server", value=NIGHTLY, fix="Run: prefect deploy --all"
             ) from None
         run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
-    state = follow(run.id, check)
+    try:
+        state = follow(run.id, check)
+    except BaseException:
+        _cancel(run.id)
+        raise
     clean = state.is_completed() and state.name == "Completed"
     report = settings.closingbell_home / "runs" / f"{run.id}.json"
     try:
@@ -122,6 +126,18 @@ def _run(
     except (OSError, ValueError):
         click.echo(f"the run wrote no report; its state is {state.name}: {state.message}", err=True)
         return {}, 0 if clean else 1
+
+
+def _cancel(run_id: UUID) -> None:
+    """Call a run off that nobody waits for any more, so that the next start does not begin with it."""
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelled, Cancelling
+
+    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        state = client.read_flow_run(run_id).state
+        if state and not state.is_final():
+            client.set_flow_run_state(run_id, Cancelling() if state.is_running() else Cancelled())
 
 
 def wait_for_run(run_id: UUID, check: Callable[[], None]) -> State[Any]:

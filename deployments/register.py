@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import click
@@ -25,6 +25,7 @@ from deployments.prefect_server import START_SECONDS, healthy
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import State
 
 #: What this says when the server is as a worker should find it.
 TIDY: Final = "ready for a worker"
@@ -33,13 +34,13 @@ _DEPLOY: Final = ["--no-prompt", "deploy", "--all"]
 
 
 def bury_dead_runs(client: SyncPrefectClient) -> int:
-    """Call crashed what cannot be running any more, which gives back its deployment's one slot; returns how many.
+    """End what cannot be running any more, which gives back its deployment's one slot; returns how many.
 
     Nothing else would: a worker and a run that were killed together leave the run ``Running`` for ever.
     """
     from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
     from prefect.client.schemas.objects import StateType
-    from prefect.states import Crashed
+    from prefect.states import Cancelled, Crashed
 
     live = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
     runs = client.read_flow_runs(
@@ -47,7 +48,9 @@ def bury_dead_runs(client: SyncPrefectClient) -> int:
         work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
     )
     for run in runs:
-        client.set_flow_run_state(run.id, Crashed(message="Its worker was killed with the local stack."), force=True)
+        asked = run.state is not None and run.state.type is StateType.CANCELLING
+        end: State[Any] = Cancelled() if asked else Crashed(message="Its worker was killed with the local stack.")
+        client.set_flow_run_state(run.id, end, force=True)
     return len(runs)
 
 

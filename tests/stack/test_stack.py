@@ -33,6 +33,41 @@ def sleeper():
     time.sleep(600)
 """
 
+#: A server of its own, three nights that were missed on it, and one late run that a person asked for.
+IN_A_TERMINAL = """
+import json, os
+import psycopg2
+from closingbell.settings import load
+from deployments.local import joined_or_started
+from infra.postgres import running
+
+told = {}
+with joined_or_started(load()), running(load().closingbell_home) as postgres:
+    from prefect.client.orchestration import get_client
+    from deployments.register import drop_overdue_runs
+
+    with get_client(sync_client=True) as client:
+        told["limit"] = client.read_global_concurrency_limit_by_name("polygon-stocks-calls-per-second").limit
+        flow = client.create_flow_from_name("night")
+        night = client.create_deployment(flow, "night", work_pool_name="closingbell", entrypoint="none.at:all")
+        names = ["one", "two", "three", "a person's own"]
+        runs = [client.create_flow_run_from_deployment(night, name=name) for name in names]
+        connection = psycopg2.connect(postgres.url("prefect", driver="postgresql"))
+        with connection, connection.cursor() as cursor:
+            for days, run in enumerate(runs, 1):
+                cursor.execute(
+                    "update flow_run set auto_scheduled = %s, expected_start_time = now() - %s * interval '1 day'"
+                    " where id = %s",
+                    (run.name != names[3], days, str(run.id)),
+                )
+        connection.close()
+        told["dropped"] = drop_overdue_runs(client, keep_latest=True)
+        told["dropped of the rest"] = drop_overdue_runs(client, keep_latest=False)
+        told["left"] = [run.name for run in client.read_flow_runs()]
+told["afterwards"] = os.environ.get("PREFECT_API_URL")
+print(json.dumps(told))
+"""
+
 
 def up(home: Path) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "POLYGON_"))}
@@ -127,17 +162,17 @@ def test_a_flow_in_a_terminal_joins_its_server(stack: Running) -> None:
 
 
 def test_a_flow_in_a_terminal_gets_a_server_of_its_own_where_none_is(tmp_path: Path, processes_of: ProcessesOf) -> None:
-    script = (
-        "import httpx, os\nfrom closingbell.settings import load\nfrom deployments.local import joined_or_started\n"
-        "with joined_or_started(load()) as environment:\n"
-        "    url = environment['PREFECT_API_URL'] + '/v2/concurrency_limits/polygon-stocks-calls-per-second'\n"
-        "    print(httpx.get(url).json()['limit'])\n"
-        "print(os.environ.get('PREFECT_API_URL'))\n"
-    )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "POLYGON_"))}
     environment["CLOSINGBELL_HOME"] = str(tmp_path)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.split() == ["100", "None"]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_TERMINAL], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["limit"] == 100
+    assert (told["dropped"], told["dropped of the rest"]) == (2, 1), "one night makes up for three"
+    assert told["left"] == ["a person's own"]
+    assert told["afterwards"] is None
     assert processes_of(tmp_path) == []
 
 

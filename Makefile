@@ -14,10 +14,10 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(ENV) ## Start everything on loopback, run the nightly flow once, stop everything
-	@$(BIN)/python -m deployments.local run
+	@$(BIN)/closingbell up --once
 
 up: $(ENV) ## Keep the stack serving: UI, nightly schedule, worker; Ctrl-C stops it
-	@$(BIN)/python -m deployments.local up
+	@$(BIN)/closingbell up
 
 test: $(ENV) ## Run the tests
 	@$(BIN)/python -m pytest

@@ -17,7 +17,7 @@ from tasks.resources import Resources
 from tasks.threads import threads
 
 
-@flow(name="retry failed", task_runner=threads())
+@flow(name="retry-failed", task_runner=threads())
 def retry_failed(
     run_id: Annotated[str, Field(pattern=r"^(last|all|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$")] = "last",
     batch_size: Annotated[int, Field(ge=1, le=10_000)] | None = None,
@@ -41,4 +41,4 @@ def retry_failed(
             raise ConfigurationError(what, value=run_id, fix="closingbell status lists the last runs with their ids.")
         return request.Request.from_dict(row["asked"])
 
-    return night.run("retry failed", ask, batch_size, dry_run=dry_run)
+    return night.run("retry-failed", ask, batch_size, dry_run=dry_run)

@@ -58,8 +58,8 @@ class Bars:
         return len(self.rows)
 
     def where(self, mask: NDArray[np.bool_]) -> Bars:
-        """The rows for which ``mask`` (shape (n,)) is true, of the same tickers."""
-        return Bars(self.tickers, self.rows[mask], self.timeframe)
+        """The rows for which ``mask`` (shape (n,)) is true, of the same tickers; this very block if all are."""
+        return self if mask.all() else Bars(self.tickers, self.rows[mask], self.timeframe)
 
     @classmethod
     def concat(cls, blocks: Iterable[Bars]) -> Bars:
@@ -72,11 +72,13 @@ class Bars:
         if len({part.timeframe for part in parts}) != 1:
             raise ValueError(f"cannot join blocks of timeframes {sorted({p.timeframe for p in parts})}")
         number: dict[str, int] = {}
-        arrays = []
+        joined = np.empty(sum(map(len, parts)), BAR)
+        end = 0
         for part in parts:
             positions = np.array([number.setdefault(t, len(number)) for t in part.tickers], np.int32)
-            rows = part.rows.copy()
-            if len(rows):
-                rows["ticker"] = positions[rows["ticker"]]
-            arrays.append(rows)
-        return cls(tuple(number), np.concatenate(arrays), parts[0].timeframe)
+            rows = joined[end : end + len(part)]
+            end += len(part)
+            if len(part):
+                rows[:] = part.rows
+                rows["ticker"] = positions[part.rows["ticker"]]
+        return cls(tuple(number), joined, parts[0].timeframe)

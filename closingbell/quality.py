@@ -164,17 +164,19 @@ class Verdict:
 def check(bars: Bars, asked: Asked, profile: Profile) -> Verdict:
     """Judge a block by the rules of a profile."""
     filed = np.full(len(bars), -1)
-    warned: dict[str, int] = {}
+    suspect: dict[str, Mask] = {}
     with np.errstate(invalid="ignore"):
         for number, rule in enumerate(RULES):
             action = profile[rule.name]
             if action is Action.ACCEPT:
                 continue
-            broken = rule.broken(bars, asked) & (filed < 0)
+            broken = rule.broken(bars, asked)
             if action is Action.QUARANTINE:
-                filed[broken] = number
-            elif count := int(np.count_nonzero(broken)):
-                warned[rule.name] = count
+                filed[broken & (filed < 0)] = number
+            else:
+                suspect[rule.name] = broken
     bad = filed >= 0
+    counts = {name: int(np.count_nonzero(broken & ~bad)) for name, broken in suspect.items()}
+    warned = {name: count for name, count in counts.items() if count}
     names = tuple(RULES[number].name for number in filed[bad])
     return Verdict(bars.where(~bad), bars.where(bad), names, warned)

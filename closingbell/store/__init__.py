@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -46,14 +47,13 @@ def open_store(url: str, *, connections: int = 8, retries: int = 3) -> Store:
     Raises:
         ConfigurationError: the URL cannot be read, or names a database that is not supported.
     """
-    try:
-        parsed = sa.make_url(url.replace("postgres://", "postgresql://", 1))
-    except (sa.exc.ArgumentError, ValueError):
+    parsed = _parsed(url)
+    if parsed is None:
         raise ConfigurationError(
             "DATABASE_URL is not a database URL",
             value="(not shown)",
             fix="Write it as postgresql://user:password@host:5432/database, special characters percent-encoded.",
-        ) from None
+        )
     if parsed.get_backend_name() != "postgresql":
         raise ConfigurationError(
             "this database is not supported",
@@ -69,3 +69,13 @@ def open_store(url: str, *, connections: int = 8, retries: int = 3) -> Store:
         connect_args={"connect_timeout": 10, "application_name": "closingbell"},
     )
     return Store(engine, PostgresWriter(engine, retries=retries), Records(engine), Facts(engine))
+
+
+def _parsed(url: str) -> sa.URL | None:
+    """The URL in its parts; None if it is none, so that the error that quotes it ends here."""
+    try:
+        parsed = sa.make_url(re.sub(r"^postgres(?=[:+])", "postgresql", url))
+    except (sa.exc.ArgumentError, ValueError):
+        return None
+    # An @ that is not percent-encoded puts the end of the password into the host, and so into messages.
+    return None if "@" in (parsed.host or "") else parsed

@@ -56,6 +56,8 @@ class Facts:
         Returns:
             How many were new or changed.
         """
+        # The vendor lists some splits twice; one statement takes a row only once, and the later entry counts.
+        splits = list({(split.ticker, split.execution_date): split for split in splits}.values())
         with transaction(self._engine) as connection:
             changed = connection.execute(
                 _SET_SPLITS,

@@ -24,17 +24,34 @@ _CONFIGURATION: Final = {
     "42501": ("the database user may not do this", "Grant it: docs/operations.md lists the grants."),
     "53100": ("the database's disk is full", "Free space on the database server, then run again: nothing is lost."),
     "42P01": ("a table is missing", "Apply the migrations: closingbell doctor --migrate."),
+    "42703": ("a column is missing", "Apply the migrations: closingbell doctor --migrate."),
 }
 
-#: What passes by itself: connections, serialization, deadlocks, locks, shutdowns, too many connections.
-_TRANSIENT: Final = ("08", "40", "55P03", "57P01", "57P02", "57P03", "57P05", "53300")
+_UNREACHABLE: Final = ("the database cannot be reached", "Start it, or check host and port in DATABASE_URL.")
+_CROWDED: Final = ("the database has no free connection", "Lower FETCH_THREADS, or raise its max_connections.")
+_RACE: Final = ("a transaction lost a race against another", "Run again: nothing is lost.")
 
-#: What the client library says of a login that the server refused before there was a SQLSTATE.
+#: SQLSTATE -> what passes by itself.
+_TRANSIENT: Final = {
+    "08": _UNREACHABLE,
+    "57P01": _UNREACHABLE,
+    "57P02": _UNREACHABLE,
+    "57P03": _UNREACHABLE,
+    "57P05": _UNREACHABLE,
+    "53300": _CROWDED,
+    "40": _RACE,
+    "55P03": _RACE,
+}
+
+#: What the client library says of a login that the server refused: it hands on the words, not the SQLSTATE.
 _LOGIN: Final = (
+    ("too many c", "53300"),  # clients; connections for a role or a database
+    ("connection slots are reserved", "53300"),
     ("password authentication failed", "28P01"),
     ("no password supplied", "28P01"),
-    ("role ", "28000"),
     ("no pg_hba.conf entry", "28000"),
+    ("permission denied for database", "42501"),
+    ('role "', "28000"),
     ("does not exist", "3D000"),
 )
 
@@ -54,9 +71,13 @@ def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
             yield connection
     except (sa.exc.SQLAlchemyError, psycopg2.Error) as error:
         failure = explain(error, engine.url)
-    # Raised out here, so that the driver's error, which may quote the password, is not chained to it.
     if failure is not None:
-        raise failure
+        try:
+            raise failure
+        finally:
+            # Python chains the driver's error to it even out here. What it holds is not ours to show: the
+            # statement, and in its frames the password.
+            failure.__context__ = None
 
 
 def explain(error: Exception, url: sa.URL) -> ClosingbellError:
@@ -65,23 +86,32 @@ def explain(error: Exception, url: sa.URL) -> ClosingbellError:
     The text is the database's own first line, with the password blotted out wherever it stands.
     """
     state = next((code for code in map(_sqlstate, _chain(error)) if code), None)
-    text = _first_line(error, url)
-    where = f"{url.host or 'local socket'}:{url.port or 5432}/{url.database}"
+    text = _telling_line(error, url)
+    value = f"{url.host or url.query.get('host') or 'local socket'}:{url.port or 5432}/{url.database} says {text!r}"
     if state is None:
-        state = next((code for words, code in _LOGIN if words in text), None)
-    if state:
-        for prefix in sorted(_CONFIGURATION, key=len, reverse=True):
-            if state.startswith(prefix):
-                what, fix = _CONFIGURATION[prefix]
-                return ConfigurationError(what, value=f"{where} says {text!r}", fix=fix)
-    disconnected = any(isinstance(e, DBAPIError) and e.connection_invalidated for e in _chain(error))
-    if (state or "").startswith(_TRANSIENT) or disconnected or state is None:
-        return RetryableError(
-            "the database cannot be reached",
-            value=f"{where} says {text!r}",
-            fix="Start it, or check host and port in DATABASE_URL.",
-        )
-    return FatalError("the database refused a statement", value=f"{where} says {text!r}")
+        state = next((code for words, code in _LOGIN if words in text), "")
+    for prefix in sorted(_CONFIGURATION, key=len, reverse=True):
+        if state.startswith(prefix):
+            what, fix = _CONFIGURATION[prefix]
+            return ConfigurationError(what, value=value, fix=fix)
+    passing = next((words for prefix, words in _TRANSIENT.items() if state.startswith(prefix)), None)
+    if isinstance(error, sa.exc.TimeoutError):
+        passing = _CROWDED
+    elif passing is None and any(map(_lost_connection, _chain(error))):
+        passing = _UNREACHABLE
+    if passing:
+        return RetryableError(passing[0], value=value, fix=passing[1])
+    if "invalid dsn" in text or "invalid connection option" in text:
+        return ConfigurationError("DATABASE_URL has an option that cannot be used", value=value, fix="Remove it.")
+    return FatalError("the database refused a statement", value=value)
+
+
+def _lost_connection(error: BaseException) -> bool:
+    """Whether there is no connection, or no longer: such an error has no SQLSTATE, and often the plainest class."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated
+    of_connections = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return (of_connections or type(error) is psycopg2.DatabaseError) and not _sqlstate(error)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -101,7 +131,10 @@ def _sqlstate(error: BaseException) -> str | None:
     return code if isinstance(code, str) else None
 
 
-def _first_line(error: Exception, url: sa.URL) -> str:
-    text = str(getattr(error, "orig", None) or error).strip()
-    line = text.splitlines()[0] if text else type(error).__name__
-    return line.replace(str(url.password), "***") if url.password else line
+def _telling_line(error: Exception, url: sa.URL) -> str:
+    """The server's own words where there are any (a name with several addresses brings a line for each)."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
+    line = next((line for line in lines if "FATAL" in line), lines[0])
+    for secret in (url.password, url.query.get("password")):
+        line = line.replace(str(secret), "***") if secret else line
+    return line

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,10 @@ SessionsBetween = Callable[[str, date, date], Days]
 
 #: As long as the column ``gap.last_error``.
 ERROR_LENGTH: Final = 500
+
+#: A reason gives way to one of at least its weight: answers outweigh refusals, these outweigh failures, and
+#: a call that was not made says nothing.
+_WEIGHT: Final = {"pending": 0, "failed": 1, "unpublished": 1, "unentitled": 2, "empty": 3, "quarantined": 3}
 
 #: Reaches the session before any session: no exchange here was ever closed for longer.
 LOOK_BACK: Final = timedelta(days=10)
@@ -75,8 +80,9 @@ class Settlement:
         accepted = outcome.verdict.accepted
         positions = _positions(accepted, cells)
         fresh = ~had_bar[positions] if len(accepted) else np.zeros(0, np.bool_)
-        for i, j in zip(*np.nonzero(got & ~had_bar), strict=True):
-            self.gaps.pop((cells.tickers[i], cells.sessions[j].item()), None)
+        if self.gaps:  # a first load has none: half a million cells need no look
+            for i, j in zip(*np.nonzero(got & ~had_bar), strict=True):
+                self.gaps.pop((cells.tickers[i], cells.sessions[j].item()), None)
         for i, j in zip(*np.nonzero(~got & ~had_bar), strict=True):
             ticker, session = cells.tickers[i], cells.sessions[j].item()
             reason = "quarantined" if kept_apart[i, j] else self._absence(outcome, ticker, session)
@@ -102,28 +108,39 @@ class Settlement:
         return "empty" if before and before.reason == "empty" else "unpublished"
 
     def _open(self, ticker: str, session: date, reason: str, error: str | None) -> None:
-        """Say why a cell has no bar. A call that failed does not unsay what an answer once said."""
+        """Say why a cell has no bar. A call that failed does not unsay what an answer once said.
+
+        ``attempts`` counts the calls made in vain; one that says again what is known (``empty``) changes nothing.
+        """
         old = self.gaps.get((ticker, session))
-        if old and reason in RETRYABLE and old.reason not in RETRYABLE:
+        if old and _WEIGHT[reason] < _WEIGHT[old.reason]:
             return
-        last_error = error[:ERROR_LENGTH] if error else None
+        last_error = _text(error)
         attempts = old.attempts if old else 0
-        if not old or reason == "failed" or (old.reason, old.last_error) != (reason, last_error):
+        if reason != "pending" and (
+            not old or reason in RETRYABLE or (old.reason, old.last_error) != (reason, last_error)
+        ):
             attempts += 1
         self.gaps[ticker, session] = Gap(ticker, session, reason, attempts, last_error)
 
     def _extend(self, ticker: str, sessions: Days) -> None:
-        """Stretch the watermark over the sessions asked; what lies between it and them is ``pending``."""
-        first, last = sessions[0].item(), sessions[-1].item()
+        """Stretch the watermark over the sessions asked; what it takes in that nobody asked for is ``pending``."""
         mark = self.marks.get(ticker)
-        if mark is None:
-            self.marks[ticker] = Watermark(first, last)
-            return
-        for after, before in ((mark.last, first), (last, mark.first)):
-            if after < before:
-                for day in self.sessions_between(ticker, after, before).tolist():
-                    self.gaps.setdefault((ticker, day), Gap(ticker, day, "pending"))
-        self.marks[ticker] = Watermark(min(mark.first, first), max(mark.last, last))
+        asked: list[date] = sessions.tolist()
+        known = [*asked, mark.first, mark.last] if mark else asked
+        self.marks[ticker] = Watermark(min(known), max(known))
+        for after, before in pairwise(sorted(known)):
+            if (before - after).days < 2 or (mark and mark.first <= after and before <= mark.last):
+                continue
+            for day in self.sessions_between(ticker, after, before).tolist():
+                self.gaps[ticker, day] = Gap(ticker, day, "pending")
+
+
+def _text(error: str | None) -> str | None:
+    """An error as the database can hold it: vendors' words may have characters that no text column takes."""
+    if not error:
+        return None
+    return error.replace("\0", "").encode(errors="replace").decode()[:ERROR_LENGTH]
 
 
 def _positions(bars: Bars, cells: Cells) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

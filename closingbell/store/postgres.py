@@ -94,9 +94,8 @@ class PostgresWriter:
     ) -> FlushResult:
         key = {"source": source, "timeframe": timeframe}
         asked = spans(outcomes)
-        settlement = Settlement(
-            self._lock(connection, key, run_id, asked), _gaps(connection, key, asked), sessions_between
-        )
+        marks = self._lock(connection, key, run_id, asked) if asked else {}
+        settlement = Settlement(marks, _gaps(connection, key, asked) if asked else {}, sessions_between)
         result = FlushResult()
         fresh, overlapping = [], []
         for outcome in outcomes:
@@ -163,10 +162,11 @@ class PostgresWriter:
                     _copy(connection, f"COPY bar ({_COLUMNS}) FROM STDIN (FORMAT binary)", _rows(fresh, key, run_id))
                 result.inserted += len(fresh)
             except psycopg2.errors.UniqueViolation:
-                # Somebody removed ledger rows but left the bars: the bars are compared, not trusted to be absent.
-                overlapping = _joined([overlapping, fresh])
+                # Somebody removed ledger rows but left the bars, or another source's bars are there: they are
+                # compared, not trusted to be absent.
+                overlapping = _joined([fresh, overlapping])
         if len(overlapping):
-            rewritten, inserted = _merge(connection, key, run_id, overlapping)
+            rewritten, inserted = _merge(connection, key, run_id, _latest(overlapping))
             result.rewritten += rewritten
             result.inserted += inserted
 
@@ -306,6 +306,18 @@ def _joined(blocks: Sequence[Bars]) -> Bars:
     if len(parts) <= 1:
         return parts[0] if parts else Bars(())
     return Bars.concat(parts)
+
+
+def _latest(bars: Bars) -> Bars:
+    """Each bar once: of several answers in one flush the last one counts, and a MERGE takes no row twice."""
+    rows = bars.rows
+    order = np.lexsort((rows["ts"], rows["ticker"]))
+    ordered = rows[order]
+    last = np.ones(len(rows), np.bool_)
+    last[:-1] = (ordered["ticker"][1:] != ordered["ticker"][:-1]) | (ordered["ts"][1:] != ordered["ts"][:-1])
+    kept = np.zeros(len(rows), np.bool_)
+    kept[order[last]] = True
+    return bars.where(kept)
 
 
 def _copies(bars: Bars) -> NDArray[np.int64]:

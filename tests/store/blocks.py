@@ -1,0 +1,113 @@
+"""Bars and outcomes to flush: short to write, each value different from every other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from closingbell.bars import BAR, NO_TRADES, Bars
+from closingbell.calendar import calendar_for
+from closingbell.outcome import Judge, Outcome
+from closingbell.plan import Call, MarketDay, TickerRange
+from closingbell.store import Store
+
+FIRST, LAST = date(2024, 1, 2), date(2024, 3, 28)
+SESSIONS = calendar_for("stocks").sessions(FIRST, LAST)
+JUDGE = Judge("stocks", SESSIONS, np.datetime64("2030-01-01"))
+
+
+def days(first: int, last: int) -> NDArray[np.datetime64]:
+    """Sessions by their position, both included."""
+    return SESSIONS[first : last + 1]
+
+
+def bars(tickers: Sequence[str] | str, sessions: NDArray[np.datetime64], shift: float = 0.0) -> Bars:
+    """A proper bar for each ticker and session; ``shift`` moves every price."""
+    names = (tickers,) if isinstance(tickers, str) else tuple(tickers)
+    rows = np.zeros(len(names) * len(sessions), BAR)
+    rows["ticker"] = np.repeat(np.arange(len(names)), len(sessions))
+    rows["session"] = np.tile(sessions, len(names))
+    rows["ts"] = calendar_for("stocks").opens(rows["session"])
+    rows["open"] = 100 + shift + np.arange(len(rows)) / 7
+    rows["high"], rows["low"] = rows["open"] + 2 / 3, rows["open"] - 1 / 3
+    rows["close"] = rows["open"] + 0.1
+    rows["volume"] = 1e6 + np.arange(len(rows)) / 3
+    rows["vwap"] = rows["open"] + 0.05
+    rows["trades"] = 1_000 + np.arange(len(rows))
+    return Bars(names, rows)
+
+
+def range_of(ticker: str, sessions: NDArray[np.datetime64]) -> TickerRange:
+    return TickerRange(ticker, tuple(sessions.tolist()))
+
+
+def answered(call: Call, block: Bars) -> Outcome:
+    return JUDGE.answered(call, block, len(block))
+
+
+def ranged(ticker: str, sessions: NDArray[np.datetime64], shift: float = 0.0) -> Outcome:
+    """A ticker range, answered in full."""
+    return answered(range_of(ticker, sessions), bars(ticker, sessions, shift))
+
+
+def market_day(position: int, tickers: Sequence[str], shift: float = 0.0) -> Outcome:
+    """A market day, answered in full."""
+    call = MarketDay(SESSIONS[position].item(), tuple(tickers))
+    return answered(call, bars(tickers, days(position, position), shift))
+
+
+def start(store: Store) -> UUID:
+    """The row of a new run."""
+    run_id = uuid4()
+    asked = {"source": "polygon", "timeframe": "1d", "tickers": ["AAPL"], "start": str(FIRST), "end": str(LAST)}
+    store.records.start_run(run_id, "ingest", asked, {"planned_calls": 1, "cells": 1})
+    return run_id
+
+
+def query(store: Store, statement: str, **values: Any) -> list[Any]:
+    with store.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(statement), values)]
+
+
+def stored(store: Store) -> list[Any]:
+    """Every bar's values."""
+    return query(
+        store,
+        "SELECT ticker, timeframe, session, ts AT TIME ZONE 'UTC', open, high, low, close, volume, vwap, trades, "
+        "source, run_id FROM bar ORDER BY ticker, ts",
+    )
+
+
+def expected(block: Bars, run_id: UUID, source: str = "polygon") -> list[Any]:
+    """What :func:`stored` gives for a block."""
+    rows = block.rows[np.lexsort((block.rows["ts"], np.array(block.tickers)[block.rows["ticker"]]))]
+    return [
+        (
+            block.tickers[row["ticker"]],
+            block.timeframe,
+            row["session"].item(),
+            row["ts"].item(),
+            *(float(row[name]) for name in ("open", "high", "low", "close", "volume")),
+            None if np.isnan(row["vwap"]) else float(row["vwap"]),
+            None if row["trades"] == NO_TRADES else int(row["trades"]),
+            source,
+            run_id,
+        )
+        for row in rows
+    ]
+
+
+def gaps(store: Store) -> dict[tuple[str, date], tuple[str, int, str | None]]:
+    rows = query(store, "SELECT ticker, session, reason, attempts, last_error FROM gap")
+    return {(ticker, session): (reason, attempts, error) for ticker, session, reason, attempts, error in rows}
+
+
+def marks(store: Store) -> dict[str, tuple[date, date]]:
+    rows = query(store, "SELECT ticker, first_session, last_session FROM watermark")
+    return {ticker: (first, last) for ticker, first, last in rows}

@@ -1,0 +1,90 @@
+"""Five years of real bars, defects included, through the rules and into the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from blocks import query, start
+
+from closingbell.bars import BAR, NO_TRADES, Bars
+from closingbell.calendar import calendar_for
+from closingbell.cells import Cells
+from closingbell.outcome import FlushResult, Judge, Outcome
+from closingbell.plan import TickerRange
+from closingbell.store import Store
+
+ROWS = 619_040
+
+
+def _load(path: Path) -> dict[str, Bars]:
+    """The file's bars, a block for each ticker, as the source would hand them on."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(path)
+    names, tickers = np.unique(table["ticker"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
+    rows = np.zeros(len(table), BAR)
+    rows["session"] = table["date"].to_numpy().astype("M8[D]")
+    rows["ts"] = calendar_for("stocks").opens(rows["session"])
+    for name in ("open", "high", "low", "close", "volume"):
+        rows[name] = table[name].to_numpy()
+    rows["vwap"], rows["trades"] = np.nan, NO_TRADES
+    order = np.argsort(tickers, kind="stable")
+    ends = np.bincount(tickers).cumsum()
+    return {
+        str(name): Bars((str(name),), part) for name, part in zip(names, np.split(rows[order], ends[:-1]), strict=True)
+    }
+
+
+@pytest.mark.data
+def test_every_row_is_stored_or_kept_apart(data: Path, store: Store) -> None:
+    blocks = _load(data / "daily" / "sp500_5yr.parquet")
+    everything = Bars.concat(blocks.values())
+    rows = everything.rows
+    assert len(rows) == ROWS
+    first, last = rows["session"].min().item(), rows["session"].max().item()
+    sessions = calendar_for("stocks").sessions(first, last)
+    judge = Judge("stocks", sessions, np.datetime64("2026-01-01"))
+    asked = tuple(sessions.tolist())
+    outcomes = [judge.answered(TickerRange(t, asked), block, len(block)) for t, block in blocks.items()]
+
+    loaded = _flush(store, outcomes)
+    assert (loaded.inserted, loaded.rewritten) == (loaded.stored, 0)
+    assert loaded.stored + loaded.quarantined == ROWS
+
+    absent = np.logical_or.reduce([np.isnan(rows[name]) for name in ("open", "high", "low", "close", "volume")])
+    with np.errstate(invalid="ignore"):
+        top, bottom = np.fmax(rows["open"], rows["close"]), np.fmin(rows["open"], rows["close"])
+        disordered = ~absent & ((rows["high"] < top) | (rows["low"] > bottom) | (rows["high"] < rows["low"]))
+    assert (np.count_nonzero(absent), np.count_nonzero(disordered)) == (11, 12)
+    for rule, mask in (("missing_value", absent), ("ohlc_order", disordered)):
+        wanted = {(everything.tickers[row["ticker"]], row["session"].item()) for row in rows[mask]}
+        found = query(store, "SELECT ticker, session FROM quarantine WHERE rule = :rule", rule=rule)
+        assert set(found) == wanted
+        assert len(found) == len(wanted)
+    assert query(store, "SELECT count(*) FROM quarantine") == [(loaded.quarantined,)]
+
+    grid = [Cells.all(tuple(blocks), sessions)]
+    held = store.records.reconcile("polygon", "1d", grid)
+    assert held.balanced
+    assert held.expected == len(blocks) * len(sessions) == held.stored + sum(held.gaps.values())
+    assert held.stored == loaded.stored
+    assert held.gaps["quarantined"] == loaded.quarantined
+    assert store.records.quarantined("polygon", "1d", grid) == {"missing_value": 11, "ohlc_order": 12}
+
+    # The rows of the file as columns of the table: the sums are exact, as doubles of at most two decimals add up.
+    totals = query(store, "SELECT count(*), count(DISTINCT ticker), sum(volume) FROM bar")
+    assert totals == [(loaded.stored, 505, float(rows["volume"][~absent & ~disordered].sum()))]
+
+    again = _flush(store, outcomes)
+    assert (again.inserted, again.rewritten, again.stored, again.gaps) == (0, 0, loaded.stored, 0)
+    assert query(store, "SELECT count(*) FROM revision") == [(0,)]
+
+
+def _flush(store: Store, outcomes: list[Outcome], size: int = 50) -> FlushResult:
+    run_id, whole = start(store), FlushResult()
+    for begin in range(0, len(outcomes), size):
+        part = store.writer.flush(run_id, "polygon", "1d", outcomes[begin : begin + size])
+        for name in ("inserted", "rewritten", "stored", "quarantined", "gaps"):
+            setattr(whole, name, getattr(whole, name) + getattr(part, name))
+    return whole

@@ -83,6 +83,28 @@ def market() -> Iterator[MarketProcess]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def prefect_api(postgres: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API URL of a Prefect server, shared; this process, its threads and its children all work with it."""
+    from prefect.context import refresh_global_settings_context
+
+    from deployments.prefect_server import PrefectServer, client_environment, prefect_environment
+
+    home, name = tmp_path_factory.mktemp("prefect-server"), f"prefect_{uuid.uuid4().hex[:12]}"
+    _execute(postgres, f'CREATE DATABASE "{name}"')
+    url = postgres.set(drivername="postgresql+asyncpg", database=name)
+    server = PrefectServer(home, url.render_as_string(hide_password=False))
+    try:
+        server.start()
+        server.wait_ready()
+        with prefect_environment(client_environment(home, server.api_url)):
+            refresh_global_settings_context()  # what threads see that have no settings of their own
+            yield server.api_url
+    finally:
+        server.stop()
+    refresh_global_settings_context()
+
+
 def _execute(server: sa.URL, statement: str) -> None:
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:

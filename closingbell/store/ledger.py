@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -125,15 +124,19 @@ class Settlement:
 
     def _extend(self, ticker: str, sessions: Days) -> None:
         """Stretch the watermark over the sessions asked; what it takes in that nobody asked for is ``pending``."""
+        first, last = sessions[0].item(), sessions[-1].item()
         mark = self.marks.get(ticker)
-        asked: list[date] = sessions.tolist()
-        known = [*asked, mark.first, mark.last] if mark else asked
-        self.marks[ticker] = Watermark(min(known), max(known))
-        for after, before in pairwise(sorted(known)):
-            if (before - after).days < 2 or (mark and mark.first <= after and before <= mark.last):
-                continue
-            for day in self.sessions_between(ticker, after, before).tolist():
-                self.gaps[ticker, day] = Gap(ticker, day, "pending")
+        if mark is None:
+            new = [(first, last)]
+            self.marks[ticker] = Watermark(first, last)
+        else:
+            new = [(first, mark.first), (mark.last, last)]
+            self.marks[ticker] = Watermark(min(first, mark.first), max(last, mark.last))
+        for after, before in new:
+            if (before - after).days > 1:
+                days = self.sessions_between(ticker, after, before)
+                for day in days[~np.isin(days, sessions)].tolist():
+                    self.gaps[ticker, day] = Gap(ticker, day, "pending")
 
 
 def _text(error: str | None) -> str | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from typing import Any
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -20,6 +20,9 @@ from closingbell.errors import ConfigurationError
 from closingbell.store.faults import transaction
 from closingbell.store.schema import bar, gap, quarantine, revision, run, watermark
 
+#: A bar opens no further than this from the midnight that its session is named after.
+_NEAR: Final = timedelta(days=7)
+
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
@@ -29,7 +32,8 @@ class Reconciliation:
         expected: cells asked for.
         stored: cells that have a bar.
         gaps: cells that have none, by reason.
-        unexplained: for each ticker whose sum is not right, expected minus stored minus gaps.
+        unexplained: for each ticker that is not right, how many cells have neither a bar nor a gap, have
+            both, or were not asked for.
     """
 
     expected: int
@@ -133,16 +137,19 @@ class Records:
         for cells in grids:
             if not cells.count:
                 continue
-            first, last = cells.sessions[0].item(), cells.sessions[-1].item()
             per_ticker = dict(zip(cells.tickers, cells.mask.sum(axis=1).tolist(), strict=True))
+            sessions: list[date] = cells.sessions[cells.mask.any(axis=0)].tolist()
             with transaction(self._engine) as connection:
-                bars = _bars_by_ticker(connection, timeframe, cells.tickers, first, last)
-                reasons = _gaps_by_ticker(connection, source, timeframe, cells.tickers, first, last)
+                bars = _bars_by_ticker(connection, timeframe, cells.tickers, sessions)
+                contradictory = _both_by_ticker(connection, source, timeframe, cells.tickers, sessions)
+                reasons = _gaps_by_ticker(connection, source, timeframe, cells.tickers, sessions)
             expected += sum(per_ticker.values())
-            stored += sum(bars.values())
             for ticker, wanted in per_ticker.items():
-                gaps.update(reasons.get(ticker, {}))
-                off = wanted - bars.get(ticker, 0) - sum(reasons.get(ticker, {}).values())
+                have, both = bars.get(ticker, 0), contradictory.get(ticker, 0)
+                lacking = reasons.get(ticker, {})
+                stored += have
+                gaps.update(lacking)
+                off = abs(wanted - (have + sum(lacking.values()) - both)) + both
                 if off:
                     unexplained[ticker] = off
         return Reconciliation(expected, stored, dict(gaps), unexplained)
@@ -296,19 +303,54 @@ def _gaps(connection: sa.Connection, source: str, timeframe: str, *where: sa.Col
 
 
 def _bars_by_ticker(
-    connection: sa.Connection, timeframe: str, tickers: Sequence[str], first: date, last: date
+    connection: sa.Connection, timeframe: str, tickers: Sequence[str], sessions: Sequence[date]
 ) -> dict[str, int]:
-    """Sessions that have at least one bar, by ticker."""
+    """How many of these sessions have a bar, by ticker."""
     query = (
         sa.select(bar.c.ticker, sa.func.count(sa.distinct(bar.c.session)))
-        .where(bar.c.timeframe == timeframe, bar.c.ticker.in_(tickers), bar.c.session.between(first, last))
+        .where(
+            bar.c.timeframe == timeframe,
+            bar.c.ticker.in_(tickers),
+            # The key has no session, but every bar opens within days of its session: without these bounds the
+            # night's three sessions would read the whole history.
+            bar.c.ts.between(_midnight(sessions[0]) - _NEAR, _midnight(sessions[-1]) + _NEAR),
+            bar.c.session.in_(sessions),
+        )
         .group_by(bar.c.ticker)
     )
     return dict(connection.execute(query).tuples().all())
 
 
+def _both_by_ticker(
+    connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str], sessions: Sequence[date]
+) -> dict[str, int]:
+    """How many of these sessions have a gap although there is a bar, by ticker."""
+    in_gap = sa.exists().where(
+        bar.c.ticker == gap.c.ticker,
+        bar.c.timeframe == gap.c.timeframe,
+        bar.c.session == gap.c.session,
+        bar.c.ts.between(gap.c.session - _NEAR.days, gap.c.session + _NEAR.days),
+    )
+    query = (
+        sa.select(gap.c.ticker, sa.func.count())
+        .where(
+            gap.c.source == source,
+            gap.c.timeframe == timeframe,
+            gap.c.ticker.in_(tickers),
+            gap.c.session.in_(sessions),
+            in_gap,
+        )
+        .group_by(gap.c.ticker)
+    )
+    return dict(connection.execute(query).tuples().all())
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
 def _gaps_by_ticker(
-    connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str], first: date, last: date
+    connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str], sessions: Sequence[date]
 ) -> dict[str, dict[str, int]]:
     query = (
         sa.select(gap.c.ticker, gap.c.reason, sa.func.count())
@@ -316,7 +358,7 @@ def _gaps_by_ticker(
             gap.c.source == source,
             gap.c.timeframe == timeframe,
             gap.c.ticker.in_(tickers),
-            gap.c.session.between(first, last),
+            gap.c.session.in_(sessions),
         )
         .group_by(gap.c.ticker, gap.c.reason)
     )

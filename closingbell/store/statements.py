@@ -89,9 +89,11 @@ COPY_TO_STAGE: Final = (
     "COPY staged_bar (n, session, ts, open, high, low, close, volume, vwap, trades) FROM STDIN (FORMAT binary)"
 )
 
+# OFFSET 0 keeps the planner from joining bars to staged rows by the instant alone, before it has their tickers:
+# all the bars of a market day have one instant, and 11,000 tickers would be 121 million pairs.
 _STAGED = """
     (SELECT named.ticker, staged_bar.* FROM staged_bar
-     JOIN unnest(CAST(:tickers AS text[])) WITH ORDINALITY AS named (ticker, n) USING (n))
+     JOIN unnest(CAST(:tickers AS text[])) WITH ORDINALITY AS named (ticker, n) USING (n) OFFSET 0)
 """
 
 # The bounds on ts are constants to the planner: without them it reads the whole table when its statistics

@@ -523,3 +523,18 @@ def test_a_date_is_the_session_not_the_instants_day(store: Store) -> None:
     flush(store, answered(range_of("AAPL", days(0, 0)), block))
     [row] = stored(store)
     assert (row[2], row[3].isoformat()) == (date(2024, 1, 2), "2024-01-02T23:59:59.999999")
+
+
+# -- plans ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_large_market_day_is_merged_in_time(store: Store) -> None:
+    """All its bars have one instant; joined by that alone, 3,000 tickers would be nine million pairs (8 s)."""
+    tickers = [f"T{i:04}" for i in range(3_000)]
+    with store.engine.begin() as connection:  # the statistics of a table that has just been filled
+        connection.execute(sa.text("ALTER TABLE bar SET (autovacuum_enabled = off)"))
+    flush(store, *(market_day(i, tickers) for i in range(3)))
+    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text(f"ALTER DATABASE {store.engine.url.database} SET statement_timeout = '2s'"))
+    store.engine.dispose()
+    assert flush(store, market_day(1, tickers, 1.0)).rewritten == 3_000

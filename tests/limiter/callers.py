@@ -1,0 +1,63 @@
+"""Processes and threads that call the stand-in market through the gate, with the real source."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from datetime import date
+from multiprocessing.synchronize import Barrier, Event
+
+from closingbell.quota import Quota
+from closingbell.sources.polygon import PolygonSource
+from tasks.limiter import PrefectGate
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+def call_for(seconds: float, url: str, rate: str, asset: str, threads: int, ready: Barrier | None = None) -> None:
+    """Make as many calls as the gate lets through, from all threads, in so many seconds."""
+    with PrefectGate(Quota.parse(rate), asset, call_timeout=5) as gate:
+        source = PolygonSource("a-key", url, gate, pool_size=threads)
+        if ready:
+            ready.wait(60)
+        until = time.monotonic() + seconds
+
+        def keep_calling() -> None:
+            while time.monotonic() < until:
+                source.splits(date(2026, 1, 5), date(2026, 1, 9))
+
+        callers = [threading.Thread(target=keep_calling) for _ in range(threads)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        source.close()
+
+
+def in_processes(count: int, seconds: float, url: str, rate: str, asset: str, threads: int) -> None:
+    """:func:`call_for` in several processes at once."""
+    ready = _SPAWN.Barrier(count)
+    workers = [_SPAWN.Process(target=call_for, args=(seconds, url, rate, asset, threads, ready)) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+
+
+def _hold(rate: str, asset: str, holding: Event) -> None:
+    gate = PrefectGate(Quota.parse(rate), asset, call_timeout=5)
+    with gate.call():
+        holding.set()
+        time.sleep(600)
+
+
+def kill_a_holder(rate: str, asset: str) -> None:
+    """Kill a process in the middle of a call."""
+    holding = _SPAWN.Event()
+    process = _SPAWN.Process(target=_hold, args=(rate, asset, holding))
+    process.start()
+    assert holding.wait(60)
+    process.kill()
+    process.join()

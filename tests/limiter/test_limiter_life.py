@@ -1,0 +1,193 @@
+"""From opening to closing: pauses, failing calls, a server that is away, processes that fork or are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from closingbell.errors import FatalError, RetryableError
+from tasks.limiter import PrefectGate
+from tests.limiter.book import Book
+from tests.limiter.callers import kill_a_holder
+from tests.limiter.proxy import Proxy
+
+pytestmark = pytest.mark.prefect
+
+Books = Callable[..., Book]
+Eventually = Callable[..., None]
+
+
+def call(gate: PrefectGate) -> float:
+    with gate.call():
+        return time.monotonic()
+
+
+def test_closing_gives_every_slot_back(book: Books) -> None:
+    limited = book("5/1s")
+    with limited.gate() as gate:
+        for _ in range(4):
+            call(gate)
+        assert 1 <= limited.active() <= 4
+    assert limited.active() == 0
+    assert limited.lease_seconds() == []
+
+
+def test_slots_without_work_go_back_while_the_run_goes_on(book: Books, eventually: Eventually) -> None:
+    limited = book("5/1s")
+    with limited.gate() as gate:
+        call(gate)
+        eventually(lambda: limited.active() == 0, 3)
+
+
+def test_on_closing_the_slots_of_a_long_window_are_left_to_a_lease_that_ends_with_it(book: Books) -> None:
+    limited = book("5/90s")
+    begun = time.monotonic()
+    with limited.gate(call_timeout=600) as gate:
+        call(gate)
+        (lease,) = limited.lease_seconds()
+        assert 600 < lease <= 600 + 90 + 20
+    assert time.monotonic() - begun < 3
+    (lease,) = limited.lease_seconds()
+    assert 85 < lease <= 90
+
+
+def test_a_killed_process_holds_its_slots_no_longer_than_its_call_could_count(book: Books) -> None:
+    limited = book("5/90s")
+    kill_a_holder("5/90s", limited.asset)
+    assert limited.active() == 1
+    (lease,) = limited.lease_seconds()
+    assert 90 < lease <= 20 + 5 + 90
+
+
+def test_a_call_that_fails_counts_and_frees_its_slot_like_any_other(book: Books) -> None:
+    with book("1/0.5s").gate() as gate:
+        with pytest.raises(ZeroDivisionError), gate.call():
+            failed = time.monotonic()
+            raise ZeroDivisionError
+        assert call(gate) - failed >= 0.5
+
+
+def test_a_slow_call_holds_its_slot_until_its_own_window_ends(book: Books) -> None:
+    with book("1/0.5s").gate() as gate, ThreadPoolExecutor(1) as pool:
+        with gate.call():
+            waiting = pool.submit(call, gate)
+            time.sleep(0.6)  # the vendor takes its time
+            ended = time.monotonic()
+        assert waiting.result(timeout=10) - ended >= 0.5
+
+
+def test_closing_tells_who_waits(book: Books) -> None:
+    limited = book("1/60s")
+    gate = limited.gate()
+    call(gate)
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(call, gate) for _ in range(3)]
+        begun = time.monotonic()
+        gate.close()
+        for each in waiting:
+            with pytest.raises(RetryableError, match="the run is ending"):
+                each.result(timeout=5)
+        with pytest.raises(RetryableError, match="the run is ending"):
+            call(gate)
+    gate.close()
+    assert time.monotonic() - begun < 3
+
+
+def test_a_pause_holds_every_caller_of_this_process(book: Books) -> None:
+    with book("50/1s").gate() as gate, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: call(gate), range(4)))  # it has slots of its own
+        paused = time.monotonic()
+        gate.pause(1.0)
+        gate.pause(0.1)  # a shorter one does not cut it
+        assert min(pool.map(lambda _: call(gate), range(4))) - paused >= 1.0
+
+
+def test_a_pause_takes_the_free_slots_from_other_processes(book: Books, eventually: Eventually) -> None:
+    limited = book("50/1s")
+    with limited.gate() as gate, limited.gate() as other:
+        paused = time.monotonic()
+        gate.pause(2.0)
+        eventually(lambda: limited.active() == 50, 1.9)
+        assert call(other) - paused >= 2.0
+
+
+def test_while_the_server_is_away_calls_wait_and_then_go_on(book: Books, proxy: Proxy, eventually: Eventually) -> None:
+    limited = book("2/0.5s")
+    with limited.gate() as gate, ThreadPoolExecutor(2) as pool:
+        call(gate)
+        eventually(lambda: limited.active() == 0)
+        proxy.cut()
+        waiting = [pool.submit(call, gate) for _ in range(2)]
+        time.sleep(1.0)
+        assert not any(each.done() for each in waiting)
+        proxy.mend()
+        mended = time.monotonic()
+        assert all(each.result(timeout=10) >= mended for each in waiting)
+    assert limited.active() == 0
+
+
+def test_closing_does_not_wait_for_a_server_that_is_away(book: Books, proxy: Proxy) -> None:
+    gate = book("2/1s").gate()
+    call(gate)
+    proxy.cut()
+    begun = time.monotonic()
+    gate.close()
+    assert time.monotonic() - begun < 6
+
+
+def test_a_lost_answer_costs_slots_for_a_lease_at_most_and_no_call(book: Books, proxy: Proxy) -> None:
+    limited = book("3/1s")
+    with limited.gate() as gate:
+        proxy.lose("increment-with-lease")
+        call(gate)
+        assert proxy.lost.is_set()
+        assert limited.active() == 2
+    (lease,) = limited.lease_seconds()  # of the grant that nobody heard of
+    assert limited.active() == 1
+    assert lease <= 60
+
+
+def test_a_release_whose_answer_is_lost_is_repeated_and_counts_once(
+    book: Books, proxy: Proxy, eventually: Eventually
+) -> None:
+    limited = book("3/1s")
+    with limited.gate() as gate, limited.gate() as other:
+        proxy.lose("decrement-with-lease")
+        call(gate)
+        eventually(proxy.lost.is_set)
+        with other.call():
+            eventually(lambda: limited.active() == 1)
+            call(gate)  # it goes on
+            assert limited.active() == 2
+    assert limited.active() == 0
+
+
+def test_a_fork_is_refused_instead_of_waiting_for_ever(book: Books) -> None:
+    with book("2/1s").gate() as gate:
+        child = os.fork()
+        if child == 0:
+            try:
+                call(gate)
+            except FatalError:
+                gate.close()
+                os._exit(42)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+
+
+def test_an_interrupted_wait_leaves_nothing_behind(book: Books) -> None:
+    limited = book("1/1s")
+    with limited.gate() as gate:
+        call(gate)
+        threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
+        with pytest.raises(KeyboardInterrupt):
+            call(gate)
+        call(gate)
+    assert limited.active() == 0

@@ -1,0 +1,253 @@
+"""Records: to the cell, and what people read of them; facts that are not bars."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from blocks import FIRST, JUDGE, LAST, SESSIONS, answered, bars, days, query, range_of, ranged, start
+
+from closingbell.bars import Bars
+from closingbell.cells import Cells, Gap, Watermark, accounted
+from closingbell.errors import ConfigurationError, NotEntitledError, NotYetPublishedError, RetryableError
+from closingbell.sources.base import Split
+from closingbell.store import Store
+from closingbell.store.records import as_run_id
+
+
+def execute(store: Store, statement: str, **values: Any) -> int:
+    with store.engine.begin() as connection:
+        return connection.execute(sa.text(statement), values).rowcount
+
+
+@pytest.fixture
+def filled(store: Store) -> Store:
+    """Three tickers by ten sessions: whole, with a gap of each kind, and refused."""
+    call = range_of("MSFT", days(0, 9))
+    block = bars("MSFT", days(0, 7))
+    block.rows["high"][4] = 1.0
+    store.writer.flush(
+        start(store),
+        "polygon",
+        "1d",
+        [
+            ranged("AAPL", days(0, 9)),
+            answered(call, block),  # 8 and 9 empty, 4 in quarantine
+            JUDGE.failed(range_of("GONE", days(0, 4)), RetryableError("no answer")),
+            JUDGE.failed(range_of("GONE", days(5, 6)), NotEntitledError("not yours")),
+            JUDGE.failed(range_of("GONE", days(7, 8)), NotYetPublishedError("not yet")),
+            JUDGE.not_tried(range_of("GONE", days(9, 9))),
+        ],
+    )
+    return store
+
+
+GRID = [Cells.all(("AAPL", "MSFT", "GONE"), days(0, 9))]
+
+
+def test_every_cell_is_accounted_for(filled: Store) -> None:
+    held = filled.records.reconcile("polygon", "1d", GRID)
+    assert (held.expected, held.stored) == (30, 17)
+    assert held.gaps == {"empty": 2, "quarantined": 1, "failed": 5, "unentitled": 2, "unpublished": 2, "pending": 1}
+    assert held.balanced
+    assert str(held) == (
+        "30 expected = 17 stored + 2 empty + 5 failed + 1 pending + 1 quarantined + 2 unentitled + 2 unpublished"
+    )
+
+
+def test_cells_outside_of_the_grid_do_not_count(filled: Store) -> None:
+    some = Cells.all(("AAPL", "MSFT"), SESSIONS[[1, 4, 9]])
+    held = filled.records.reconcile("polygon", "1d", [some])
+    assert (held.expected, held.stored, held.gaps) == (6, 4, {"quarantined": 1, "empty": 1})
+    assert held.balanced
+
+
+def test_grids_add_up(filled: Store) -> None:
+    parts = [Cells.all(("AAPL",), days(0, 9)), Cells.all(("MSFT", "GONE"), days(0, 9)), Cells.all((), days(0, 9))]
+    assert filled.records.reconcile("polygon", "1d", parts) == filled.records.reconcile("polygon", "1d", GRID)
+
+
+def test_only_the_masks_cells_are_expected(filled: Store) -> None:
+    ledger = filled.records.ledger("polygon", "1d", ("AAPL", "NEW"), FIRST, LAST)
+    grid = Cells.all(("AAPL", "NEW"), SESSIONS)
+    inside = grid.only(accounted(grid, ledger, again=()))
+    held = filled.records.reconcile("polygon", "1d", [inside])
+    assert (held.expected, held.stored, held.balanced) == (10, 10, True)
+
+
+@pytest.mark.parametrize(
+    ("statement", "off"),
+    [
+        ("DELETE FROM bar WHERE ticker = 'AAPL' AND session = :day", {"AAPL": 1}),
+        ("DELETE FROM gap WHERE ticker = 'GONE' AND reason = 'unentitled'", {"GONE": 2}),
+        ("INSERT INTO gap (source, ticker, timeframe, session, reason, attempts, run_id) "
+         "VALUES ('polygon', 'AAPL', '1d', :day, 'failed', 1, gen_random_uuid())", {"AAPL": 1}),
+        ("DELETE FROM bar WHERE ticker = 'AAPL'", {"AAPL": 10}),
+    ],
+)  # fmt: skip
+def test_a_cell_that_does_not_add_up_is_found(filled: Store, statement: str, off: dict[str, int]) -> None:
+    execute(filled, statement.replace(":day", f"'{SESSIONS[3]}'"))
+    held = filled.records.reconcile("polygon", "1d", GRID)
+    assert not held.balanced
+    assert held.unexplained == off
+    assert "unexplained" in str(held)
+
+
+def test_a_missing_cell_and_one_too_many_do_not_cancel_out(filled: Store) -> None:
+    """A sum by ticker would be right."""
+    execute(filled, "UPDATE gap SET session = :to WHERE ticker = 'MSFT' AND session = :day",
+            day=SESSIONS[8].item(), to=SESSIONS[2].item())  # fmt: skip
+    assert filled.records.reconcile("polygon", "1d", GRID).unexplained == {"MSFT": 2}
+    execute(filled, "UPDATE bar SET session = :to WHERE ticker = 'AAPL' AND session = :day",
+            day=SESSIONS[8].item(), to=SESSIONS[8].item().replace(day=13))  # fmt: skip
+    assert filled.records.reconcile("polygon", "1d", GRID).unexplained == {"MSFT": 2, "AAPL": 1}
+
+
+def test_other_timeframes_and_sources_are_not_mistaken_for_it(filled: Store) -> None:
+    execute(filled, "UPDATE bar SET timeframe = '1h' WHERE ticker = 'AAPL'")
+    execute(filled, "UPDATE gap SET source = 'other' WHERE ticker = 'GONE'")
+    assert filled.records.reconcile("polygon", "1d", GRID).unexplained == {"AAPL": 10, "GONE": 10}
+
+
+def test_the_audit_holds_each_watermark(filled: Store) -> None:
+    [(key, held)] = filled.records.audit().items()
+    assert key == ("polygon", "1d")
+    assert (held.expected, held.balanced) == (30, True)
+    execute(filled, "DELETE FROM gap WHERE reason = 'pending'")
+    assert filled.records.audit()[key].unexplained == {"GONE": 1}
+
+
+def test_the_ledger_of_some_tickers(filled: Store) -> None:
+    ledger = filled.records.ledger("polygon", "1d", ["MSFT", "NONE"], SESSIONS[5].item(), SESSIONS[8].item())
+    assert ledger.watermarks == {"MSFT": Watermark(SESSIONS[0].item(), SESSIONS[9].item())}
+    assert ledger.gaps == [Gap("MSFT", SESSIONS[8].item(), "empty", 1, None)]
+    assert filled.records.gaps("polygon", "1d", ["unentitled", "pending"]) == [
+        Gap("GONE", SESSIONS[5].item(), "unentitled", 1, "not yours"),
+        Gap("GONE", SESSIONS[6].item(), "unentitled", 1, "not yours"),
+        Gap("GONE", SESSIONS[9].item(), "pending", 0, None),
+    ]
+
+
+def test_quarantine_by_rule_and_only_of_the_cells_asked(filled: Store) -> None:
+    block = bars("AAPL", days(0, 1))
+    block.rows["volume"][0] = -1.0
+    filled.writer.flush(start(filled), "polygon", "1d", [answered(range_of("AAPL", days(0, 1)), block)])
+    assert filled.records.quarantined("polygon", "1d", GRID) == {"negative_volume": 1, "ohlc_order": 1}
+    assert filled.records.quarantined("polygon", "1d", [Cells.all(("MSFT",), days(0, 3))]) == {}
+
+
+def test_the_overview(filled: Store, database_url: str) -> None:
+    assert filled.records.overview() == {
+        "bars": 17,
+        "tickers": 2,
+        "first_session": SESSIONS[0].item(),
+        "last_session": SESSIONS[9].item(),
+        "gaps": {"empty": 2, "quarantined": 1, "failed": 5, "unentitled": 2, "unpublished": 2, "pending": 1},
+        "quarantined": 1,
+        "revisions": 0,
+    }
+
+
+def test_one_ticker(filled: Store) -> None:
+    filled.writer.flush(start(filled), "polygon", "1d", [ranged("MSFT", days(0, 0), 5.0)])
+    known = filled.records.of_ticker("MSFT")
+    assert known["bars"] == [{"timeframe": "1d", "bars": 7}]
+    assert [row["first_session"] for row in known["watermarks"]] == [SESSIONS[0].item()]
+    assert [row["reason"] for row in known["gaps"]] == ["empty", "empty", "quarantined"]
+    assert known["quarantine"] == [{"session": SESSIONS[4].item(), "rule": "ohlc_order"}]
+    [revision] = known["revisions"]
+    assert (revision["old_close"], revision["new_close"]) == (100.1, 105.1)
+    assert filled.records.of_ticker("msft")["bars"] == []
+    assert len(filled.records.of_ticker("MSFT", limit=1)["gaps"]) == 1
+
+
+def test_a_run_from_start_to_end(store: Store) -> None:
+    records = store.records
+    run_id = start(store)
+    store.writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 2))], calls=1)
+    store.writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 2), 1.0)], calls=2)
+    records.count_calls(run_id, 4)
+    row = records.run(run_id)
+    assert row is not None
+    counters = ("actual_calls", "done_cells", "stored_bars", "inserted", "rewritten")
+    assert [row[name] for name in counters] == [7, 6, 6, 3, 3]
+    assert (row["state"], row["ended_at"]) == ("Running", None)
+
+    asked = {"source": "polygon", "timeframe": "1d"}
+    records.start_run(run_id, "ingest", asked, {"planned_calls": 9, "cells": 2})  # a retry of the flow run
+    row = records.run(run_id)
+    assert row is not None
+    assert (row["planned_calls"], row["planned_cells"], row["actual_calls"]) == (9, 2, 7)
+
+    records.end_run(run_id, "Completed", {"state": "Completed", "n": [1, None]})
+    row = records.run(run_id)
+    assert row is not None
+    assert (row["state"], row["report"]) == ("Completed", {"state": "Completed", "n": [1, None]})
+    assert row["ended_at"] >= row["started_at"]
+    assert records.run(uuid4()) is None
+
+
+def test_the_last_run_of_a_flow(store: Store) -> None:
+    assert store.records.last_run() is None
+    first, last = start(store), start(store)
+    other = uuid4()
+    asked = {"source": "polygon", "timeframe": "1d"}
+    store.records.start_run(other, "retry failed", asked, {"planned_calls": 0, "cells": 0})
+    assert store.records.last_run()["run_id"] == last  # type: ignore[index]
+    assert store.records.last_run(("retry failed",))["run_id"] == other  # type: ignore[index]
+    assert [row["run_id"] for row in store.records.runs()] == [other, last, first]
+
+
+def test_an_id_that_is_none_is_refused_readably() -> None:
+    with pytest.raises(ConfigurationError, match=r"not a run's id: 'nonsense'. closingbell status"):
+        as_run_id("nonsense")
+
+
+# -- splits ----------------------------------------------------------------------------------------------------------
+
+
+def test_splits_are_written_once_and_corrected(store: Store) -> None:
+    facts = store.facts
+    day = date(2024, 6, 10)
+    nvda, fraction = Split("NVDA", day, 1, 10, "a"), Split("GE", day, 1.5, 1, None)
+    assert facts.splits_seen("polygon") is None
+    assert facts.store_splits(uuid4(), "polygon", [nvda, fraction], date(2024, 1, 1), day) == 2
+    assert facts.splits_seen("polygon") == (date(2024, 1, 1), day)
+    before = query(store, "SELECT xmin::text, * FROM split ORDER BY ticker")
+    assert facts.store_splits(uuid4(), "polygon", [nvda, fraction], day, date(2024, 7, 1)) == 0
+    assert query(store, "SELECT xmin::text, * FROM split ORDER BY ticker") == before
+    assert facts.splits_seen("polygon") == (date(2024, 1, 1), date(2024, 7, 1))
+
+    assert facts.store_splits(uuid4(), "polygon", [Split("NVDA", day, 1, 20, "a")], day, day) == 1
+    assert facts.splits_seen("polygon") == (date(2024, 1, 1), date(2024, 7, 1)), "a look never shrinks the span"
+    assert query(store, "SELECT ticker, split_from, split_to, vendor_id FROM split ORDER BY 1") == [
+        ("GE", 1.5, 1.0, None),
+        ("NVDA", 1.0, 20.0, "a"),
+    ]
+
+
+def test_a_split_listed_twice_is_taken_once(store: Store) -> None:
+    day = date(2024, 6, 10)
+    twice = [Split("NVDA", day, 1, 2, "early"), Split("NVDA", day, 1, 10, "late")]
+    assert store.facts.store_splits(uuid4(), "polygon", twice, day, day) == 1
+    assert query(store, "SELECT split_to, vendor_id FROM split") == [(10.0, "late")]
+
+
+def test_no_splits_are_an_answer_too(store: Store) -> None:
+    assert store.facts.store_splits(uuid4(), "polygon", [], date(2024, 1, 1), date(2024, 1, 5)) == 0
+    assert store.facts.splits_seen("polygon") == (date(2024, 1, 1), date(2024, 1, 5))
+    assert store.facts.splits_seen("other") is None
+
+
+def test_bars_of_one_block_may_have_unused_tickers(store: Store) -> None:
+    block = bars(("AAPL", "MSFT"), days(0, 0))
+    halted = Bars(block.tickers, block.rows[:1])
+    call = range_of("AAPL", days(0, 0))
+    assert np.array_equal(halted.rows["ticker"], [0])
+    with pytest.raises(KeyError):  # a bar of a ticker that was not asked for is the source's mistake, and loud
+        store.writer.flush(start(store), "polygon", "1d", [answered(call, halted)])
+    assert query(store, "SELECT count(*) FROM bar") == [(0,)]

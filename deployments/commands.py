@@ -100,7 +100,7 @@ def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> N
 
     settings = load()
     # Prefect reads this when it is imported: the terminal belongs to the progress bar, the UI has the full log.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with ExitStack() as stack:
         stack.enter_context(joined_or_started(settings))
         watch = stack.enter_context(_watching(settings, quiet=as_json))

@@ -13,6 +13,6 @@ from closingbell.universe import TICKER_PATTERN
 Ticker = Annotated[str, StringConstraints(pattern=TICKER_PATTERN, min_length=1, max_length=32)]
 
 #: Prefect's form checks a pattern but not ``format: date``, so the shape of a date is given as both.
-Day = Annotated[date, Field(json_schema_extra={"pattern": r"^\d{4}-\d{2}-\d{2}$"})]
+Day = Annotated[date, Field(json_schema_extra={"pattern": r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$"})]
 
 Universe = Literal["sp500+etfs", "sp500", "etfs"]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
+from prefect.states import Failed
 from prefect.tasks import exponential_backoff
 
 from closingbell.bars import Bars
@@ -22,6 +24,9 @@ from closingbell.plan import Call, MarketDay
 from closingbell.report import Failure, Tally
 from closingbell.settings import Settings
 from tasks.resources import Resources, current
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: After so many calls in a row that got no answer at all, the rest of the batch waits for the next try.
 _DEAD_LINE: Final = 5
@@ -89,7 +94,24 @@ def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
     return isinstance(state.result(raise_on_failure=False), RetryableError)
 
 
+def told(step: Callable[P, T]) -> Callable[P, T | State[Any]]:
+    """Let a step's errors of ours end its task as a failed state, with the message and without a stack trace.
+
+    The trace says nothing that the message does not; an error that is not ours keeps it.
+    """
+
+    @wraps(step)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T | State[Any]:
+        try:
+            return step(*args, **kwargs)
+        except ClosingbellError as error:
+            return Failed(message=str(error), data=error)
+
+    return wrapped
+
+
 @task(name="batch", task_run_name="batch {batch}", cache_policy=NO_CACHE, retry_condition_fn=worth_retrying)
+@told
 def ingest_batch(batch: Batch, work: Work) -> Tally:
     """Fetch, check and commit the calls of a batch, one by one; on a retry only those that failed.
 
@@ -132,7 +154,7 @@ def retries(settings: Settings) -> dict[str, Any]:
     return {"retries": settings.max_retries, "retry_delay_seconds": delays, "retry_jitter_factor": 0.5}
 
 
-def retrying(settings: Settings) -> Task[..., Tally]:
+def retrying(settings: Settings) -> Task[..., Any]:
     """The batch task with its retries."""
     return ingest_batch.with_options(**retries(settings))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -10,11 +11,12 @@ from prefect.cache_policies import NO_CACHE
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError
 from closingbell.report import Failure, Tally
 from closingbell.settings import Settings
-from tasks.batch import Work, retries, worth_retrying
+from tasks.batch import Work, retries, told, worth_retrying
 from tasks.resources import current
 
 
 @task(name="splits", cache_policy=NO_CACHE, retry_condition_fn=worth_retrying)
+@told
 def fetch_splits(work: Work, first: date, last: date) -> int:
     """Fetch and store the splits from ``first`` to ``last``; returns how many were new or changed."""
     resources = current()
@@ -35,10 +37,11 @@ def look_at_splits(work: Work, span: tuple[date, date] | None, settings: Setting
         return Tally()
     task = fetch_splits.with_options(**retries(settings))
     state = task(work, *span, return_state=True)
-    result = state.result(raise_on_failure=False)
+    result: Any = state.result(raise_on_failure=False)
     if isinstance(result, int):
-        return Tally(splits=result)
+        return Tally(calls_done=1, splits=result)
     unreachable = isinstance(result, RetryableError) and result.status is None
     if isinstance(result, ConfigurationError | FatalError) or unreachable or not isinstance(result, ClosingbellError):
         raise result
-    return Tally(failures=[Failure("look at splits", result.what, result.reason or "failed", 0, (), str(result))])
+    failure = Failure("look at splits", result.what, result.reason or "failed", 0, (), str(result))
+    return Tally(calls_done=1, failures=[failure])

@@ -87,6 +87,8 @@ def market() -> Iterator[MarketProcess]:
 def prefect_api(postgres: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API URL of a Prefect server, shared; this process, its threads and its children all work with it."""
     from prefect.context import refresh_global_settings_context
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
 
     from deployments.prefect_server import PrefectServer, client_environment, prefect_environment
 
@@ -100,6 +102,9 @@ def prefect_api(postgres: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> I
         with prefect_environment(client_environment(home, server.api_url)):
             refresh_global_settings_context()  # what threads see that have no settings of their own
             yield server.api_url
+            # What is still on its way to the server would be tried again and again once it is gone.
+            APILogWorker.drain_all()
+            EventsWorker.drain_all()
     finally:
         server.stop()
     refresh_global_settings_context()

@@ -48,6 +48,8 @@ _WORTH_WAITING: Final = 10.0
 _LOOK_AGAIN: Final = 2.0
 #: How often what is held is looked over.
 _TICK: Final = 0.05
+#: Slots are taken ahead for as many calls as this time last saw.
+_AHEAD: Final = 0.1
 #: How long a Prefect server may be away before the waiting calls give up, and how long one answer may take.
 _PATIENCE: Final = 600.0
 _ANSWER: Final = 30.0
@@ -264,6 +266,7 @@ class PrefectGate:
             with self._lock:
                 self._slots.drop(lease)
                 hungry = self._waiting
+            self._active -= lease.slots
             # After you: whoever else waits for a slot looks more often than this.
             self._ask_at = time.monotonic() + (2 * self._poll if hungry else 0.0)
 
@@ -274,6 +277,7 @@ class PrefectGate:
             pause = self._paused()
             held = self._slots.held
             wanted = self._limit if pause else self._waiting - self._slots.ready(now)
+            lately = self._slots.lent_lately(now, _AHEAD)
             waiting = self._waiting
         if now < self._ask_at or not (waiting or held or pause):
             return False
@@ -281,6 +285,8 @@ class PrefectGate:
             self._look(client)
         if wanted <= 0:
             return False
+        if self.quota.seconds <= _TENURE:
+            wanted += lately  # few fast callers, too, are served together; a longer window would hold what is not used
         # Small leases, for all of a lease's windows have to end before it can be given back.
         size = min(wanted, self._limit - self._active, max(1, self._limit // 10))
         if size > 0 and self._acquire(client, size, pause):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import deque
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -47,6 +48,7 @@ class Slots:
         self._leases: dict[UUID, Lease] = {}
         self._cooling: list[tuple[float, int, Lease]] = []
         self._order = itertools.count()
+        self._lent: deque[float] = deque()
 
     @property
     def held(self) -> int:
@@ -73,6 +75,7 @@ class Slots:
         for lease in self._leases.values():
             if lease.idle and now < lease.old:
                 lease.idle -= 1
+                self._lent.append(now)
                 return lease
         return None
 
@@ -84,6 +87,12 @@ class Slots:
         """How many slots could be lent at once."""
         self._cool(now)
         return sum(lease.idle for lease in self._leases.values() if now < lease.old)
+
+    def lent_lately(self, now: float, seconds: float) -> int:
+        """How many slots were lent in the last so many seconds."""
+        while self._lent and self._lent[0] < now - seconds:
+            self._lent.popleft()
+        return len(self._lent)
 
     def next_free(self) -> float | None:
         """When the next slot's window ends."""

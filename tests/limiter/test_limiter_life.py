@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -67,9 +68,9 @@ def test_a_killed_process_holds_its_slots_no_longer_than_its_call_could_count(bo
 
 def test_a_call_that_fails_counts_and_frees_its_slot_like_any_other(book: Books) -> None:
     with book("1/0.5s").gate() as gate:
-        with pytest.raises(ZeroDivisionError), gate.call():
+        with suppress(ConnectionResetError), gate.call():
             failed = time.monotonic()
-            raise ZeroDivisionError
+            raise ConnectionResetError
         assert call(gate) - failed >= 0.5
 
 

@@ -1,0 +1,224 @@
+"""The ledger's law, over random sequences of outcomes, against a model that looks at one cell at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from closingbell.bars import BAR, Bars
+from closingbell.calendar import calendar_for
+from closingbell.cells import Gap, Watermark
+from closingbell.outcome import Outcome
+from closingbell.plan import TickerRange
+from closingbell.quality import Verdict
+from closingbell.store.ledger import ERROR_LENGTH, LOOK_BACK, Settlement, spans
+from closingbell.store.postgres import sessions_between
+
+#: Around a long weekend: the 15th of January 2024 is no session.
+SESSIONS = calendar_for("stocks").sessions(date(2024, 1, 8), date(2024, 1, 25))
+DATES: list[date] = SESSIONS.tolist()
+TICKERS = ("AAPL", "BRK.B", "PEBpE")
+STRENGTH = [{"pending"}, {"failed", "unpublished"}, {"unentitled"}, {"empty", "quarantined"}]
+Cell = tuple[str, date]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call brings, cell by cell."""
+
+    tickers: tuple[str, ...]
+    positions: tuple[int, ...]
+    bars: frozenset[tuple[int, int]]
+    bad: frozenset[tuple[int, int]]
+    reason: str
+    error: str | None
+    doubtful: bool
+
+    @property
+    def outcome(self) -> Outcome:
+        sessions = SESSIONS[list(self.positions)]
+        call = TickerRange(self.tickers[0], tuple(sessions.tolist()))
+        verdict = Verdict(self._block(self.bars), self._block(self.bad), ("ohlc_order",) * len(self.bad), {})
+        return Outcome(call, verdict, self.tickers, sessions, self.reason, self.error, 0, self.doubtful)
+
+    def _block(self, cells: frozenset[tuple[int, int]]) -> Bars:
+        rows = np.zeros(len(cells), BAR)
+        for row, (ticker, column) in zip(rows, sorted(cells), strict=True):
+            row["ticker"], row["session"] = ticker, SESSIONS[self.positions[column]]
+        return Bars(self.tickers, rows)
+
+    def cell(self, ticker: int, column: int) -> Cell:
+        return self.tickers[ticker], DATES[self.positions[column]]
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> Answer:
+    tickers = tuple(draw(st.lists(st.sampled_from(TICKERS), min_size=1, unique=True)))
+    positions = tuple(sorted(draw(st.sets(st.integers(0, len(DATES) - 1), min_size=1, max_size=6))))
+    if draw(st.booleans()):  # most real calls ask for what lies together
+        positions = tuple(range(positions[0], positions[-1] + 1))
+    kind = draw(st.sampled_from(["answered", "answered", "doubtful", "failed", "unpublished", "unentitled", "pending"]))
+    if kind not in ("answered", "doubtful"):
+        error = None if kind == "pending" else draw(st.sampled_from(["HTTP 500", "silent"]))
+        return Answer(tickers, positions, frozenset(), frozenset(), kind, error, False)
+    cells = st.frozensets(st.tuples(st.integers(0, len(tickers) - 1), st.integers(0, len(positions) - 1)))
+    return Answer(tickers, positions, draw(cells), draw(cells), "empty", None, kind == "doubtful")
+
+
+@dataclass
+class Database:
+    """Rows as the store would hold them, written by settlements."""
+
+    marks: dict[str, Watermark] = field(default_factory=dict)
+    gaps: dict[Cell, Gap] = field(default_factory=dict)
+
+    def settle(self, answers: list[Answer]) -> list[list[bool]]:
+        """One transaction; returns which bars were fresh, for each answer."""
+        outcomes = [answer.outcome for answer in answers]
+        asked = spans(outcomes)
+        first = min(span.first for span in asked.values()) - LOOK_BACK
+        last = max(span.last for span in asked.values())
+        settlement = Settlement(
+            {ticker: mark for ticker, mark in self.marks.items() if ticker in asked},
+            {key: gap for key, gap in self.gaps.items() if key[0] in asked and first <= key[1] <= last},
+            sessions_between,
+        )
+        fresh = [settlement.settle(outcome).tolist() for outcome in outcomes]
+        self.marks |= settlement.new_marks
+        for key in settlement.closed_gaps:
+            del self.gaps[key]
+        assert all(self.gaps.get((gap.ticker, gap.session)) != gap for gap in settlement.new_gaps), "written in vain"
+        self.gaps |= {(gap.ticker, gap.session): gap for gap in settlement.new_gaps}
+        return fresh
+
+
+class Model:
+    """What is known of each cell, by the law alone."""
+
+    def __init__(self) -> None:
+        self.stored: set[Cell] = set()
+        self.gaps: dict[Cell, tuple[str, int, str | None]] = {}
+
+    def settle(self, answer: Answer) -> list[bool]:
+        fresh = [answer.cell(*cell) not in self.stored for cell in sorted(answer.bars)]
+        for cell in answer.bars:
+            self.stored.add(answer.cell(*cell))
+            self.gaps.pop(answer.cell(*cell), None)
+        for i in range(len(answer.tickers)):
+            for j in range(len(answer.positions)):
+                if answer.cell(i, j) not in self.stored:
+                    self._lacks(answer, answer.cell(i, j), bad=(i, j) in answer.bad)
+        for ticker in answer.tickers:
+            mine = [day for name, day in [*self.stored, *self.gaps] if name == ticker]
+            for day in DATES:
+                if min(mine) < day < max(mine) and (ticker, day) not in self.stored:
+                    self.gaps.setdefault((ticker, day), ("pending", 0, None))
+        return fresh
+
+    def _lacks(self, answer: Answer, cell: Cell, *, bad: bool) -> None:
+        reason = answer.reason
+        if bad:
+            reason = "quarantined"
+        elif answer.doubtful:
+            position = DATES.index(cell[1])
+            before = self.gaps.get((cell[0], DATES[position - 1])) if position else None
+            reason = "empty" if before and before[0] == "empty" else "unpublished"
+        old = self.gaps.get(cell)
+        if old is None:
+            self.gaps[cell] = (reason, int(reason != "pending"), answer.error)
+        elif strength(reason) >= strength(old[0]):
+            says_more = reason in ("failed", "unpublished") or (reason, answer.error) != (old[0], old[2])
+            self.gaps[cell] = (reason, old[1] + int(says_more and reason != "pending"), answer.error)
+
+
+def strength(reason: str) -> int:
+    return next(i for i, reasons in enumerate(STRENGTH) if reason in reasons)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(answers(), min_size=1, max_size=3), max_size=8))
+def test_the_law_holds_after_every_transaction(transactions: list[list[Answer]]) -> None:
+    database, model = Database(), Model()
+    for transaction in transactions:
+        stored = set(model.stored)
+        answered = {cell: gap for cell, gap in model.gaps.items() if gap[0] in ("empty", "quarantined")}
+        fresh = database.settle(transaction)
+        assert fresh == [model.settle(answer) for answer in transaction]
+
+        gaps = {key: (gap.reason, gap.attempts, gap.last_error) for key, gap in database.gaps.items()}
+        assert gaps == model.gaps
+        inside = {(t, day) for t, mark in database.marks.items() for day in DATES if mark.first <= day <= mark.last}
+        assert inside == model.stored | set(gaps), "every session inside a watermark has a bar or a gap, none outside"
+        assert not model.stored & set(gaps), "and never both"
+        assert stored <= model.stored
+        if all(answer.error or answer.reason == "pending" for answer in transaction):
+            assert {cell: gaps[cell] for cell in answered} == answered, "a failed call unsays no answer"
+
+
+def settled(*answers: Answer, database: Database | None = None) -> Database:
+    database = database or Database()
+    for answer in answers:
+        database.settle([answer])
+    return database
+
+
+def failed(*positions: int, reason: str = "failed", error: str | None = "HTTP 500") -> Answer:
+    return Answer(("AAPL",), positions, frozenset(), frozenset(), reason, error, False)
+
+
+def test_the_same_answer_again_is_not_written_again() -> None:
+    answer = Answer(("AAPL",), (0, 1, 2), frozenset({(0, 0)}), frozenset({(0, 1)}), "empty", None, False)
+    database = settled(answer)
+    asked = answer.outcome
+    settlement = Settlement(dict(database.marks), dict(database.gaps), sessions_between)
+    settlement.settle(asked)
+    assert (settlement.new_marks, settlement.new_gaps, settlement.closed_gaps) == ({}, [], [])
+
+
+def test_each_failed_try_is_an_attempt() -> None:
+    gaps = settled(failed(3), failed(3), failed(3, reason="unpublished", error="not yet"), failed(3)).gaps
+    assert gaps == {("AAPL", DATES[3]): Gap("AAPL", DATES[3], "failed", 4, "HTTP 500")}
+
+
+def test_a_call_that_was_not_made_is_no_attempt() -> None:
+    pending = failed(3, reason="pending", error=None)
+    assert settled(pending, pending).gaps["AAPL", DATES[3]].attempts == 0
+    assert settled(failed(3), pending).gaps["AAPL", DATES[3]] == Gap("AAPL", DATES[3], "failed", 1, "HTTP 500")
+
+
+@pytest.mark.parametrize(("text", "kept"), [("", None), (None, None), ("a\0b", "ab"), ("\ud800", "?")])
+def test_an_error_is_kept_as_a_database_can_hold_it(text: str | None, kept: str | None) -> None:
+    assert settled(failed(3, error=text)).gaps["AAPL", DATES[3]].last_error == kept
+
+
+def test_a_long_error_is_cut() -> None:
+    assert settled(failed(3, error="x" * 9_999)).gaps["AAPL", DATES[3]].last_error == "x" * ERROR_LENGTH
+
+
+def test_a_hole_ends_at_the_watermark_and_skips_what_is_no_session() -> None:
+    database = settled(failed(2), failed(8))
+    assert [day for _, day in sorted(database.gaps)] == DATES[2:9]
+    assert date(2024, 1, 15) not in {day for _, day in database.gaps}
+    assert database.marks == {"AAPL": Watermark(DATES[2], DATES[8])}
+
+
+def test_spans_of_several_outcomes() -> None:
+    both = [failed(4, 6).outcome, failed(1).outcome]
+    assert spans(both) == {"AAPL": Watermark(DATES[1], DATES[6])}
+    assert spans([]) == {}
+
+
+def test_a_bar_counts_as_fresh_only_where_none_was() -> None:
+    whole = Answer(("AAPL",), (0, 1, 2), frozenset({(0, 0), (0, 2)}), frozenset(), "empty", None, False)
+    every: NDArray[np.bool_]
+    settlement = Settlement({}, {}, sessions_between)
+    every = settlement.settle(whole.outcome)
+    assert every.tolist() == [True, True]
+    more = Answer(("AAPL",), (0, 1, 2), frozenset({(0, 0), (0, 1), (0, 2)}), frozenset(), "empty", None, False)
+    assert settlement.settle(more.outcome).tolist() == [False, True, False]

@@ -89,7 +89,7 @@ class Records:
             connection.execute(
                 sa.update(run)
                 .where(run.c.run_id == run_id)
-                .values(state=state, report=dict(report), ended_at=datetime.now(UTC))
+                .values(state=state, report=dict(report), ended_at=sa.func.now())
             )
 
     def run(self, run_id: UUID) -> Mapping[str, Any] | None:

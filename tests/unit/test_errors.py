@@ -1,0 +1,82 @@
+"""The errors: what they carry, that they travel, and that their drawing is true."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+
+import pytest
+
+import closingbell.store
+from closingbell import errors
+from closingbell.cells import REASONS
+from closingbell.errors import ClosingbellError, ConfigurationError, MalformedResponseError, RetryableError
+
+assert closingbell.store  # subclasses in the domain are found once their modules are loaded
+
+
+def family(kind: type[ClosingbellError]) -> list[type[ClosingbellError]]:
+    below = [one for sub in kind.__subclasses__() for one in family(sub)]
+    return [kind, *(one for one in below if one.__module__.startswith("closingbell."))]
+
+
+@pytest.mark.parametrize("kind", family(ClosingbellError))
+def test_an_error_says_what_value_and_fix(kind: type[ClosingbellError]) -> None:
+    error = kind("the vendor failed", value="HTTP 500", fix="Ask again.")
+    assert str(error) == "the vendor failed: HTTP 500. Ask again."
+    assert (error.what, error.value, error.fix) == ("the vendor failed", "HTTP 500", "Ask again.")
+    assert str(kind("the vendor failed")) == "the vendor failed"
+    assert str(kind("the vendor failed", value=0)) == "the vendor failed: 0", "0 is a value"
+    assert str(kind("the vendor failed", fix="Wait.")) == "the vendor failed. Wait."
+
+
+@pytest.mark.parametrize("kind", family(ClosingbellError))
+def test_an_error_survives_a_journey(kind: type[ClosingbellError]) -> None:
+    error = kind("the vendor failed", value="HTTP 500", fix="Ask again.")
+    for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301
+        assert type(other) is kind
+        assert str(other) == str(error)
+        assert (other.what, other.value, other.fix, other.args) == (error.what, error.value, error.fix, error.args)
+
+
+@pytest.mark.parametrize("kind", [RetryableError, MalformedResponseError])
+def test_what_the_server_asked_for_travels_too(kind: type[RetryableError]) -> None:
+    error = pickle.loads(pickle.dumps(kind("slow down", retry_after=1.5, status=429)))  # noqa: S301
+    assert (error.retry_after, error.status) == (1.5, 429)
+    assert (kind("no answer").retry_after, kind("no answer").status) == (None, None)
+
+
+def test_equal_causes_have_equal_words_whatever_the_ticker() -> None:
+    a, b = (RetryableError("the vendor failed", value=ticker) for ticker in ("AAPL", "MSFT"))
+    assert a.what == b.what
+    assert str(a) != str(b)
+
+
+def test_the_drawing_is_the_hierarchy() -> None:
+    """Each line of the tree names a class, under its base, and with its gap reason if cells are concerned."""
+    drawn: list[tuple[str, str | None, str | None]] = []
+    path: list[tuple[int, str]] = []
+    for line in (errors.__doc__ or "").splitlines():
+        match = re.match(r"^(?P<lead>[\s│├└─]*)(?P<name>[A-Z]\w+Error)\b(?P<rest>.*)$", line)
+        if not match or not match["lead"]:
+            continue
+        depth = len(match["lead"])
+        path = [(d, name) for d, name in path if d < depth]
+        reason = re.search(r"gap reason ``(\w+)``", match["rest"])
+        drawn.append((match["name"], path[-1][1] if path else None, reason and reason[1]))
+        path.append((depth, match["name"]))
+    actual = [
+        (kind.__name__, None if kind is ClosingbellError else kind.__base__.__name__, kind.reason)  # type: ignore[union-attr]
+        for kind in family(ClosingbellError)
+        if kind.__module__ == errors.__name__
+    ]
+    assert sorted(drawn, key=str) == sorted(actual, key=str)
+    assert len(drawn) == 9
+
+
+def test_each_reason_of_an_error_is_a_gap_reason() -> None:
+    reasons = {kind.reason for kind in family(ClosingbellError)} - {None}
+    assert reasons <= set(REASONS)
+    assert reasons == set(REASONS) - {"pending"}, "pending is no error: nobody has asked"
+    assert ConfigurationError.reason is None

@@ -228,7 +228,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         told.append("warned  " + ", ".join(f"{n:,} {rule}" for rule, n in report["warned"].items()))
     for word in ("failed", "unpublished", "unknown"):
         for cause, group in report[word].items():
-            told.append(f"{word}  {cause}: {group['cells']:,} cells of {named(group['tickers'])}")
+            of = f": {group['cells']:,} cells of {named(group['tickers'])}" if group["cells"] else ""
+            told += [f"{word}  {cause}{of}", f"        {group['example']}"]
     spent = ", ".join(f"{value:,.1f} s {name}" for name, value in report["seconds"].items() if name != "total")
     told.append(f"time    {spent}")
     if report["next_command"]:

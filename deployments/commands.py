@@ -15,6 +15,7 @@ import click
 
 from closingbell import report
 from closingbell.cli import CANNOT_RUN, CELLS_FAILED, OK, asking, json_option, show
+from closingbell.errors import ConfigurationError
 from closingbell.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> N
     # Prefect reads this when it is imported: the terminal belongs to the progress bar, the UI has the full log.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with ExitStack() as stack:
-        stack.enter_context(joined_or_started(settings))
+        _require(stack.enter_context(joined_or_started(settings))["PREFECT_API_URL"])
         watch = stack.enter_context(_watching(settings, quiet=as_json))
         flow: Flow[..., Any] = getattr(import_module(module), name)
         begun: list[UUID] = []
@@ -119,6 +120,24 @@ def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> N
         sys.exit(OK if state.is_completed() else CANNOT_RUN)
     show(told, report.lines(told), as_json)
     sys.exit(exit_code(told))
+
+
+def _require(api_url: str) -> None:
+    """Make sure that the Prefect server answers, before a flow fails over it with a page of its own.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        error = client.api_healthcheck()
+    if error:
+        raise ConfigurationError(
+            "the Prefect server does not answer",
+            value=f"{api_url} ({type(error).__name__})",
+            fix="Start it, correct PREFECT_API_URL, or unset it to use a local one.",
+        )
 
 
 def exit_code(told: Mapping[str, Any]) -> int:

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -33,6 +34,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, t
 
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError
 from closingbell.quota import Quota
+from tasks.leases import LeaseBook
 from tasks.slots import Lease, Slots
 
 log = logging.getLogger("closingbell.limiter")
@@ -96,13 +98,17 @@ class PrefectGate:
         quota: the window (its number of calls is the limit's own, which a person may change at run time).
         asset_class: whose quota.
         call_timeout: seconds a call may take at most; a lease outlives it by a window.
+        books: the folder of this machine's books of leases (:mod:`tasks.leases`), so that what a killed process
+            held comes back one window after it is found missing; None: when its leases run out.
 
     Raises:
         ConfigurationError: no Prefect server is configured, or its limit is not fit to hold a quota.
         RetryableError: the Prefect server does not answer.
     """
 
-    def __init__(self, quota: Quota, asset_class: str = "stocks", *, call_timeout: float = 120.0) -> None:
+    def __init__(
+        self, quota: Quota, asset_class: str = "stocks", *, call_timeout: float = 120.0, books: Path | None = None
+    ) -> None:
         self.name = limit_name(quota, asset_class)
         self.quota = quota
         # A call begun on the last instant of a lease's tenure still has its time and its window under the lease.
@@ -132,6 +138,13 @@ class PrefectGate:
         except _AwayError as error:
             fix = "Start it (prefect server start), or correct PREFECT_API_URL."
             raise RetryableError("the Prefect server does not answer", value=error, fix=fix) from None
+        self._book: LeaseBook | None = None
+        self._inherit_at = 0.0
+        if books:
+            try:
+                self._book = LeaseBook(books / self.name)
+            except OSError as error:
+                log.warning("there is no book of leases (%s); a killed run's slots come back late", error)
         # Prefect's settings are context variables, which a new thread does not inherit by itself.
         keep = contextvars.copy_context().run
         self._keeper = threading.Thread(target=keep, args=(self._keep,), name=f"gate {self.name}", daemon=True)
@@ -243,6 +256,7 @@ class PrefectGate:
             return _TICK
         try:
             with _readable():
+                self._inherit()
                 self._give_back(client)
                 while self._serve(client):
                     pass
@@ -256,6 +270,23 @@ class PrefectGate:
             self._callers.notify(min(self._waiting, self._slots.ready(time.monotonic())))
             return _TICK if self._waiting or self._slots.held or self._paused() else None
 
+    def _inherit(self) -> None:
+        """Take over the leases of processes that were killed on this machine."""
+        now = time.monotonic()
+        if self._book is None or now < self._inherit_at:
+            return
+        self._inherit_at = now + _LOOK_AGAIN
+        with suppress(OSError):
+            for orphan in self._book.orphans():
+                self._note(orphan)
+                with self._lock:
+                    self._slots.inherit(orphan, now)
+
+    def _note(self, lease: UUID, *, gone: bool = False) -> None:
+        if self._book:
+            with suppress(OSError):  # a full disk costs the convenience, not the run
+                (self._book.gave if gone else self._book.took)(lease)
+
     def _give_back(self, client: SyncPrefectClient) -> None:
         now = time.monotonic()
         with self._lock:
@@ -263,6 +294,7 @@ class PrefectGate:
             spent = [] if self._paused() else self._slots.spent(now, self._poll)
         for lease in spent:
             client.release_concurrency_slots_with_lease(lease.id)
+            self._note(lease.id, gone=True)
             with self._lock:
                 self._slots.drop(lease)
                 hungry = self._waiting
@@ -318,6 +350,7 @@ class PrefectGate:
                 return False
             raise
         lease = Lease(UUID(response.json()["lease_id"]), size, begun, begun + seconds)
+        self._note(lease.id)
         with self._lock:
             self._slots.add(lease, begun)
         # Prefect grants without counting while a limit is missing or inactive: nothing is lent before it was
@@ -374,6 +407,8 @@ class PrefectGate:
                         elif cooled is not None:
                             client.renew_concurrency_lease(lease.id, max(_SHORTEST_LEASE, cooled - now))
                 time.sleep(_TICK / 5)
+            if self._book:
+                self._book.close()
         except httpx.TransportError as error:
             log.warning("slots are left to their leases (%s)", type(error).__name__)
 

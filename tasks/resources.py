@@ -13,7 +13,6 @@ from closingbell.errors import FatalError
 from closingbell.settings import Settings, load
 from closingbell.sources.polygon import PolygonSource
 from closingbell.store import Store, open_store
-from closingbell.store.faults import transaction
 from infra import embedded, migrations
 from tasks.limiter import PrefectGate
 
@@ -71,8 +70,7 @@ def opened(settings: Settings | None = None) -> Iterator[Resources]:
             provided.database_url.get_secret_value(), connections=settings.fetch_threads, retries=settings.max_retries
         )
         stack.callback(store.close)
-        with transaction(store.engine):
-            migrations.upgrade(store.engine)
+        migrations.upgrade(store.engine)
         gate = stack.enter_context(PrefectGate(provided.quota, call_timeout=settings.polygon_call_timeout))
         source = PolygonSource(
             provided.polygon_api_key.get_secret_value(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -64,6 +65,13 @@ class Slots:
         """Hold another lease."""
         lease.rested = now
         self._leases[lease.id] = lease
+
+    def inherit(self, lease: UUID, now: float) -> None:
+        """Take over what a process left behind that died before now: nothing is lent, all of it cools."""
+        left = Lease(lease, 1, now, math.inf)
+        left.idle = 0
+        self.add(left, now)
+        self.finish(left, now)
 
     def drop(self, lease: Lease) -> None:
         """Hold it no more: it is given back, or left to run out."""

@@ -1,4 +1,4 @@
-"""Real parts for every test: PostgreSQL, a Prefect server, a market, each started once a session, when first asked for."""
+"""Real parts for every test: PostgreSQL, a Prefect server, a market, each started once, when first asked for."""
 
 from __future__ import annotations
 

@@ -23,8 +23,14 @@ _CONFIGURATION: Final = {
     "3D000": ("there is no such database", "Create it, or check its name in DATABASE_URL."),
     "42501": ("the database user may not do this", "Grant it: docs/operations.md lists the grants."),
     "53100": ("the database's disk is full", "Free space on the database server, then run again: nothing is lost."),
-    "42P01": ("a table is missing", "Apply the migrations: closingbell doctor --migrate."),
-    "42703": ("a column is missing", "Apply the migrations: closingbell doctor --migrate."),
+    "42P01": (
+        "a table is missing",
+        "Any closingbell command applies the migrations, given a user that may create tables.",
+    ),
+    "42703": (
+        "a column is missing",
+        "Any closingbell command applies the migrations, given a user that may create tables.",
+    ),
 }
 
 _UNREACHABLE: Final = ("the database cannot be reached", "Start it, or check host and port in DATABASE_URL.")
@@ -45,6 +51,7 @@ _TRANSIENT: Final = {
 
 #: What the client library says of a login that the server refused: it hands on the words, not the SQLSTATE.
 _LOGIN: Final = (
+    ("No space left on device", "53100"),
     ("too many c", "53300"),  # clients; connections for a role or a database
     ("connection slots are reserved", "53300"),
     ("password authentication failed", "28P01"),

@@ -11,6 +11,8 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from closingbell.store.faults import transaction
+
 #: One migration at a time in a database: two runs may start at once. The number is arbitrary but fixed.
 _LOCK: Final = 0x636C6F7362656C6C
 
@@ -29,11 +31,15 @@ def is_current(connection: sa.Connection) -> bool:
 
 
 def upgrade(engine: sa.Engine) -> None:
-    """Bring the schema to the newest migration; does nothing, and locks nothing, where it is there already."""
-    with engine.connect() as connection:
+    """Bring the schema to the newest migration; does nothing, and locks nothing, where it is there already.
+
+    Raises:
+        ClosingbellError: as :func:`closingbell.store.faults.transaction` says.
+    """
+    with transaction(engine) as connection:
         if is_current(connection):
             return
-    with engine.begin() as connection:
+    with transaction(engine) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         made = config()

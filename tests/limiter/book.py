@@ -25,9 +25,9 @@ class Book:
     name: str
     folder: Path
 
-    def gate(self, call_timeout: float = 5.0) -> PrefectGate:
+    def gate(self, call_timeout: float = 5.0, books: Path | None = None) -> PrefectGate:
         """A gate on this limit, as one process has it."""
-        return PrefectGate(self.quota, self.asset, call_timeout=call_timeout)
+        return PrefectGate(self.quota, self.asset, call_timeout=call_timeout, books=books)
 
     def active(self) -> int:
         """Slots that the server counts as taken."""

@@ -7,6 +7,7 @@ import threading
 import time
 from datetime import date
 from multiprocessing.synchronize import Barrier, Event
+from pathlib import Path
 
 from closingbell.quota import Quota
 from closingbell.sources.polygon import PolygonSource
@@ -46,17 +47,17 @@ def in_processes(count: int, seconds: float, url: str, rate: str, asset: str, th
         assert worker.exitcode == 0
 
 
-def _hold(rate: str, asset: str, holding: Event) -> None:
-    gate = PrefectGate(Quota.parse(rate), asset, call_timeout=5)
+def _hold(rate: str, asset: str, books: Path | None, holding: Event) -> None:
+    gate = PrefectGate(Quota.parse(rate), asset, call_timeout=5, books=books)
     with gate.call():
         holding.set()
         time.sleep(600)
 
 
-def kill_a_holder(rate: str, asset: str) -> None:
+def kill_a_holder(rate: str, asset: str, books: Path | None = None) -> None:
     """Kill a process in the middle of a call."""
     holding = _SPAWN.Event()
-    process = _SPAWN.Process(target=_hold, args=(rate, asset, holding))
+    process = _SPAWN.Process(target=_hold, args=(rate, asset, books, holding))
     process.start()
     assert holding.wait(60)
     process.kill()

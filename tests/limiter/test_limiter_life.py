@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,17 @@ def test_a_killed_process_holds_its_slots_no_longer_than_its_call_could_count(bo
     assert limited.active() == 1
     (lease,) = limited.lease_seconds()
     assert 90 < lease <= 20 + 5 + 90
+
+
+def test_on_the_same_machine_a_killed_process_is_found_out_at_once(book: Books, tmp_path: Path) -> None:
+    limited = book("1/1s")
+    kill_a_holder("1/1s", limited.asset, tmp_path)
+    killed = time.monotonic()
+    with limited.gate(books=tmp_path) as gate:
+        assert 1.0 <= call(gate) - killed < 5  # its last call may have been counted just before it died
+    assert limited.active() == 0
+    assert limited.lease_seconds() == []
+    assert list(tmp_path.rglob("*.leases")) == []
 
 
 def test_a_call_that_fails_counts_and_frees_its_slot_like_any_other(book: Books) -> None:

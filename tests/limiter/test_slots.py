@@ -70,6 +70,22 @@ def test_a_lease_that_ran_out_is_counted_no_more_though_its_call_never_ended() -
     assert slots.lend(100.0) is None
 
 
+def test_what_is_inherited_is_lent_to_nobody_and_spent_after_a_window() -> None:
+    slots, orphan = Slots(WINDOW), uuid.uuid4()
+    slots.inherit(orphan, 1.0)
+    assert slots.lend(1.0) is None
+    assert slots.spent(5.9, 1.0) == []
+    assert [each.id for each in slots.spent(6.0, 1.0)] == [orphan]
+
+
+def test_what_was_lent_lately() -> None:
+    slots = Slots(WINDOW)
+    slots.add(lease(3), 0.0)
+    for now in (0.0, 1.0, 1.05):
+        slots.lend(now)
+    assert slots.lent_lately(1.1, 0.1) == 2
+
+
 def test_nothing_is_lent_once_retired() -> None:
     slots = Slots(WINDOW)
     slots.add(lease(3), 0.0)

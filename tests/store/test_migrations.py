@@ -12,6 +12,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from closingbell.errors import ConfigurationError
 from closingbell.store.schema import metadata
 from infra import migrations
 
@@ -122,7 +123,7 @@ def test_a_current_database_is_only_read(empty: sa.Engine) -> None:
 
 def test_a_read_only_database_that_is_behind_is_an_error(empty: sa.Engine) -> None:
     read_only = sa.create_engine(empty.url, connect_args={"options": "-c default_transaction_read_only=on"})
-    with pytest.raises(sa.exc.DBAPIError, match="read-only"):
+    with pytest.raises(ConfigurationError, match="read-only"):
         migrations.upgrade(read_only)
     read_only.dispose()
     assert tables(empty) == set()

@@ -107,6 +107,7 @@ def test_the_report_in_words() -> None:
         "kept apart  1 ohlc_order",
         "warned  4 zero_volume",
         "failed  the vendor's server failed: 50 cells of T0, T1, T2, T3, T4, T5, T6, T7 and 2 more",
+        "        the vendor's server failed: HTTP 500 for T0",
         "time    3.0 s api",
         f"next    closingbell retry {RUN}",
     ]

@@ -47,7 +47,7 @@ _TENURE: Final = 20.0
 #: On leaving, windows up to this long are waited out; the slots of longer ones are left to their leases.
 _WORTH_WAITING: Final = 10.0
 #: How often the limit is read anew, so that a change of it is honoured.
-_LOOK_AGAIN: Final = 2.0
+_LOOK_AGAIN: Final = 1.0
 #: How often what is held is looked over.
 _TICK: Final = 0.05
 #: Slots are taken ahead for as many calls as this time last saw.

@@ -31,7 +31,7 @@ def call(gate: PrefectGate) -> float:
 
 
 def test_closing_gives_every_slot_back(book: Books) -> None:
-    limited = book("5/1s")
+    limited = book("5/0.4s")
     with limited.gate() as gate:
         for _ in range(4):
             call(gate)
@@ -41,7 +41,7 @@ def test_closing_gives_every_slot_back(book: Books) -> None:
 
 
 def test_slots_without_work_go_back_while_the_run_goes_on(book: Books, eventually: Eventually) -> None:
-    limited = book("5/1s")
+    limited = book("5/0.4s")
     with limited.gate() as gate:
         call(gate)
         eventually(lambda: limited.active() == 0, 3)
@@ -68,11 +68,11 @@ def test_a_killed_process_holds_its_slots_no_longer_than_its_call_could_count(bo
 
 
 def test_on_the_same_machine_a_killed_process_is_found_out_at_once(book: Books, tmp_path: Path) -> None:
-    limited = book("1/1s")
-    kill_a_holder("1/1s", limited.asset, tmp_path)
+    limited = book("1/0.5s")
+    kill_a_holder("1/0.5s", limited.asset, tmp_path)
     killed = time.monotonic()
     with limited.gate(books=tmp_path) as gate:
-        assert 1.0 <= call(gate) - killed < 5  # its last call may have been counted just before it died
+        assert 0.5 <= call(gate) - killed < 5  # its last call may have been counted just before it died
     assert limited.active() == 0
     assert limited.lease_seconds() == []
     assert list(tmp_path.rglob("*.leases")) == []
@@ -113,25 +113,25 @@ def test_closing_tells_who_waits(book: Books) -> None:
 
 
 def test_a_pause_holds_every_caller_of_this_process(book: Books) -> None:
-    with book("50/1s").gate() as gate, ThreadPoolExecutor(4) as pool:
+    with book("50/0.4s").gate() as gate, ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: call(gate), range(4)))  # it has slots of its own
         paused = time.monotonic()
-        gate.pause(1.0)
+        gate.pause(0.7)
         gate.pause(0.1)  # a shorter one does not cut it
-        assert min(pool.map(lambda _: call(gate), range(4))) - paused >= 1.0
+        assert min(pool.map(lambda _: call(gate), range(4))) - paused >= 0.7
 
 
 def test_a_pause_takes_the_free_slots_from_other_processes(book: Books, eventually: Eventually) -> None:
-    limited = book("50/1s")
+    limited = book("50/0.4s")
     with limited.gate() as gate, limited.gate() as other:
         paused = time.monotonic()
-        gate.pause(2.0)
-        eventually(lambda: limited.active() == 50, 1.9)
-        assert call(other) - paused >= 2.0
+        gate.pause(1.5)
+        eventually(lambda: limited.active() == 50, 1.4)
+        assert call(other) - paused >= 1.5
 
 
 def test_while_the_server_is_away_calls_wait_and_then_go_on(book: Books, proxy: Proxy, eventually: Eventually) -> None:
-    limited = book("2/0.5s")
+    limited = book("2/0.4s")
     with limited.gate() as gate, ThreadPoolExecutor(2) as pool:
         call(gate)
         eventually(lambda: limited.active() == 0)
@@ -146,7 +146,7 @@ def test_while_the_server_is_away_calls_wait_and_then_go_on(book: Books, proxy: 
 
 
 def test_closing_does_not_wait_for_a_server_that_is_away(book: Books, proxy: Proxy) -> None:
-    gate = book("2/1s").gate()
+    gate = book("2/0.4s").gate()
     call(gate)
     proxy.cut()
     begun = time.monotonic()
@@ -155,7 +155,7 @@ def test_closing_does_not_wait_for_a_server_that_is_away(book: Books, proxy: Pro
 
 
 def test_a_lost_answer_costs_slots_for_a_lease_at_most_and_no_call(book: Books, proxy: Proxy) -> None:
-    limited = book("3/1s")
+    limited = book("3/0.4s")
     with limited.gate() as gate:
         proxy.lose("increment-with-lease")
         call(gate)
@@ -169,7 +169,7 @@ def test_a_lost_answer_costs_slots_for_a_lease_at_most_and_no_call(book: Books, 
 def test_a_release_whose_answer_is_lost_is_repeated_and_counts_once(
     book: Books, proxy: Proxy, eventually: Eventually
 ) -> None:
-    limited = book("3/1s")
+    limited = book("3/0.4s")
     with limited.gate() as gate, limited.gate() as other:
         proxy.lose("decrement-with-lease")
         call(gate)
@@ -182,7 +182,7 @@ def test_a_release_whose_answer_is_lost_is_repeated_and_counts_once(
 
 
 def test_a_fork_is_refused_instead_of_waiting_for_ever(book: Books) -> None:
-    with book("2/1s").gate() as gate:
+    with book("2/0.4s").gate() as gate:
         child = os.fork()
         if child == 0:
             try:
@@ -196,10 +196,10 @@ def test_a_fork_is_refused_instead_of_waiting_for_ever(book: Books) -> None:
 
 
 def test_an_interrupted_wait_leaves_nothing_behind(book: Books) -> None:
-    limited = book("1/1s")
+    limited = book("1/0.5s")
     with limited.gate() as gate:
         call(gate)
-        threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
+        threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,)).start()
         with pytest.raises(KeyboardInterrupt):
             call(gate)
         call(gate)

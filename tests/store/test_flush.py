@@ -349,6 +349,19 @@ def test_flushes_of_overlapping_tickers_in_opposite_orders(store: Store) -> None
     assert sum(run["inserted"] for run in (store.records.run(r) for r in runs) if run) == 25 * 8
 
 
+def test_flushes_of_many_new_tickers_in_opposite_orders(store: Store) -> None:
+    writer = PostgresWriter(store.engine, retries=0)
+    runs = [start(store), start(store)]
+    for round_ in range(6):
+        tickers = [f"R{round_}T{i:04}" for i in range(1_000)]
+        up, down = market_day(0, tickers), market_day(0, tickers[::-1])
+        _together(
+            lambda up=up: writer.flush(runs[0], "polygon", "1d", [up]),
+            lambda down=down: writer.flush(runs[1], "polygon", "1d", [down]),
+        )
+    assert query(store, "SELECT count(*) FROM bar") == [(6_000,)]
+
+
 def test_two_flushes_of_one_new_ticker(store: Store) -> None:
     runs = [start(store), start(store)]
     writer = PostgresWriter(store.engine, retries=0)

@@ -71,7 +71,8 @@ def opened(settings: Settings | None = None) -> Iterator[Resources]:
         )
         stack.callback(store.close)
         migrations.upgrade(store.engine)
-        gate = stack.enter_context(PrefectGate(provided.quota, call_timeout=settings.polygon_call_timeout))
+        books = settings.closingbell_home / "leases"
+        gate = stack.enter_context(PrefectGate(provided.quota, call_timeout=settings.polygon_call_timeout, books=books))
         source = PolygonSource(
             provided.polygon_api_key.get_secret_value(),
             provided.polygon_base_url,

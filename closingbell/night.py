@@ -54,7 +54,7 @@ def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int,
         now: the present instant.
     """
     grids, plans, judges = [], [], {}
-    for name, grid in request.grids():
+    for name, grid in request.grids(now):
         ledger = store.records.ledger(request.source, request.timeframe, grid.tickers, request.start, request.end)
         if request.gaps_only:
             grid = grid.only(cells.accounted(grid, ledger, again=()))
@@ -64,8 +64,9 @@ def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int,
         if wanted.count or not request.skip_non_sessions or _new_session(name, now):
             wanted = cells.missing(grid, ledger, request.recheck_sessions)
         plans.append(plan.cheapest(wanted, CallCost(quota.interval, market_day_rows=rows), name))
-        closed_by = np.datetime64(calendar_for(name).last_closed(now))
-        judges[name] = Judge(name, grid.sessions, closed_by)
+        calendar = calendar_for(name)
+        closed_by, due_by = (np.datetime64(day) for day in (calendar.last_closed(now), calendar.last_due(now)))
+        judges[name] = Judge(name, grid.sessions, closed_by, due_by)
     idle = request.skip_non_sessions and not any(part.calls for part in plans)
     splits = None if idle else _splits(store, request, now.date())
     whole = plan.join(plans, extra_calls=int(splits is not None), quota=quota)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from closingbell.bars import Bars
 from closingbell.cells import Days
@@ -33,7 +34,7 @@ class Outcome:
         reason: why a cell that got no bar has none.
         error: what the vendor or the network said, where the call failed.
         rows: rows read, those of other tickers included.
-        doubtful: whether an absent bar may be late rather than not exist.
+        doubtful: shape (k,), bool: on which sessions an absent bar may be late rather than not exist; None: none.
     """
 
     call: Call
@@ -43,7 +44,7 @@ class Outcome:
     reason: str
     error: str | None = None
     rows: int = 0
-    doubtful: bool = False
+    doubtful: NDArray[np.bool_] | None = None
 
     @property
     def failed(self) -> bool:
@@ -78,11 +79,13 @@ class Judge:
         asset_class: whose profile applies.
         calendar_sessions: shape (m,), datetime64[D], ascending: every session of the run's span.
         closed_by: the last session that is over.
+        due_by: the last session that the vendor should have published by now.
     """
 
     asset_class: str
     calendar_sessions: Days
     closed_by: np.datetime64
+    due_by: np.datetime64
     _none: Bars = field(default_factory=lambda: Bars(()))
 
     def answered(self, call: Call, bars: Bars, rows: int) -> Outcome:
@@ -95,12 +98,13 @@ class Judge:
             NotYetPublishedError: a market day of the last days has no row at all.
         """
         sessions = self._answers_for(call)
-        fresh = isinstance(call, MarketDay) and bool(sessions[-1] > self.closed_by - FRESH)
-        if fresh and not rows:
+        whole_market = isinstance(call, MarketDay)
+        doubtful = sessions > (min(self.closed_by - FRESH, self.due_by) if whole_market else self.due_by)
+        if whole_market and not rows and doubtful.all():
             # A session that is over has bars; "there are none" can only mean "not yet".
             raise NotYetPublishedError("the market day is empty", value=call, fix="The next run asks again.")
         verdict = check(bars, Asked(sessions, self.closed_by), PROFILES[self.asset_class])
-        return Outcome(call, verdict, tickers(call), sessions, "empty", None, rows, doubtful=fresh)
+        return Outcome(call, verdict, tickers(call), sessions, "empty", None, rows, doubtful)
 
     def failed(self, call: Call, error: ClosingbellError) -> Outcome:
         """The outcome of a call that failed: only the cells it was made for are touched.

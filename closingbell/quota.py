@@ -55,7 +55,8 @@ class Quota:
 
     def __str__(self) -> str:
         unit = {1.0: "second", 60.0: "minute", 3600.0: "hour"}.get(self.seconds, f"{self.seconds:g} s")
-        return f"{self.calls:,} calls a {unit}" if unit.isalpha() else f"{self.calls:,} calls in {unit}"
+        article = "an" if unit == "hour" else "a"
+        return f"{self.calls:,} calls {article} {unit}" if unit.isalpha() else f"{self.calls:,} calls in {unit}"
 
 
 class Gate(Protocol):

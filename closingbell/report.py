@@ -131,7 +131,7 @@ def build(
             **{name: round(value, 3) for name, value in sorted(tally.seconds.items())},
             "total": round(seconds, 3),
         },
-        "next_command": next_command(run_id, state, reconciliation),
+        "next_command": next_command(run_id, failed, reconciliation),
     }
 
 
@@ -144,11 +144,11 @@ def final_state(failed: list[Failure], tally: Tally, reconciliation: Reconciliat
     return "PartiallyCompleted" if tally.calls_done > len(failed) else "Failed"
 
 
-def next_command(run_id: UUID, state: str, reconciliation: Reconciliation) -> str | None:
-    """What to type next; None when there is nothing to do."""
+def next_command(run_id: UUID, failed: list[Failure], reconciliation: Reconciliation) -> str | None:
+    """What to type next; None when there is nothing that a command could do."""
     if not reconciliation.balanced:
         return "closingbell doctor"
-    return None if state == "Completed" else f"closingbell retry {run_id}"
+    return f"closingbell retry {run_id}" if any(failure.reason == "failed" for failure in failed) else None
 
 
 def stopped(
@@ -161,6 +161,8 @@ def stopped(
         "flow": flow,
         "asked": {**request.as_dict(), "tickers": len(request.tickers)} if request else {},
         "error": message,
+        "notes": list(request.notes) if request else [],
+        "plan": {},
         "planned_calls": 0,
         "actual_calls": actual_calls,
         "expected_cells": 0,
@@ -168,7 +170,12 @@ def stopped(
         "inserted": 0,
         "rewritten": 0,
         "gaps": {},
+        "unexplained": {},
         "quarantined": {},
+        "warned": {},
+        "splits": 0,
+        "unpublished": {},
+        "unknown": {},
         "failed": {message: {"calls": 0, "cells": 0, "tickers": []}},
         "seconds": {"total": round(seconds, 3)},
         "next_command": None,

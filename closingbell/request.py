@@ -19,7 +19,7 @@ class Request:
     Attributes:
         tickers: as the vendor writes them, each once.
         start: first date asked for.
-        end: last date asked for; every session up to it is over.
+        end: last date asked for.
         recheck_sessions: how many of the last sessions to fetch again although they are stored.
         source: the vendor.
         timeframe: of the bars.
@@ -38,15 +38,17 @@ class Request:
     gaps_only: bool = False
     notes: tuple[str, ...] = ()
 
-    def grids(self) -> list[tuple[AssetClass, Cells]]:
-        """Every cell asked for: one grid for each asset class, as each has sessions of its own."""
+    def grids(self, now: datetime) -> list[tuple[AssetClass, Cells]]:
+        """Every cell asked for whose session is over: one grid for each asset class, as each has its own sessions."""
         by_class: dict[AssetClass, list[str]] = {}
         for ticker in self.tickers:
             by_class.setdefault(asset_class(ticker), []).append(ticker)
-        return [
-            (name, Cells.all(tickers, calendar_for(name).sessions(self.start, self.end)))
-            for name, tickers in by_class.items()
-        ]
+        grids: list[tuple[AssetClass, Cells]] = []
+        for name, tickers in by_class.items():
+            calendar = calendar_for(name)
+            sessions = calendar.sessions(self.start, min(self.end, calendar.last_closed(now)))
+            grids.append((name, Cells.all(tickers, sessions)))
+        return grids
 
     def as_dict(self) -> dict[str, Any]:
         """The request as plain JSON, for the run's row and report."""
@@ -57,6 +59,7 @@ class Request:
             "recheck_sessions": self.recheck_sessions,
             "source": self.source,
             "timeframe": self.timeframe,
+            "gaps_only": self.gaps_only,
         }
 
     @classmethod
@@ -69,6 +72,7 @@ class Request:
             recheck_sessions,
             asked["source"],
             asked["timeframe"],
+            gaps_only=bool(asked.get("gaps_only", False)),
         )
 
 
@@ -119,10 +123,10 @@ def build(
     if last > closed:
         notes.append(f"{last} is not over: asking up to {closed}")
         last = closed
-    if first > last:
+    if not any(len(calendar.sessions(first, last)) for calendar in calendars):
         raise ConfigurationError(
             "there is no session to fetch",
-            value=f"{first}..{last}" if not end or end >= first else f"{start}..{end}",
+            value=f"{first}..{end or last}",
             fix=f"Give a start on or before the end, and not after {closed}, the last session that is over.",
         )
     return Request(

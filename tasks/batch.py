@@ -88,6 +88,9 @@ class BatchFailedError(RetryableError):
         super().__init__(f"{len(tally.failures)} calls failed", value="; ".join(causes))
         self.tally = tally
 
+    def __reduce__(self) -> tuple[type[BatchFailedError], tuple[Tally]]:
+        return type(self), (self.tally,)
+
 
 def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether to run a failed batch again: not when a person has to mend something first."""

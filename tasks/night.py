@@ -120,7 +120,11 @@ def final_state(told: Mapping[str, Any]) -> State[Any]:
     causes = "; ".join(told["failed"])
     if told["state"] == "Completed":
         return Completed(message=f"{told['expected_cells']:,} cells accounted for, {told['inserted']:,} bars inserted")
-    message = f"{cells_failed:,} cells failed ({causes}). Next: {told['next_command']}"
+    message = f"{cells_failed:,} cells failed ({causes})"
+    if told["unexplained"]:
+        message = f"cells of {report.named(list(told['unexplained']))} are not accounted for"
+    if told["next_command"]:
+        message += f". Next: {told['next_command']}"
     if told["state"] == "PartiallyCompleted":
         return Completed(name="PartiallyCompleted", message=message)
     return Failed(message=message)

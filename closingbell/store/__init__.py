@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -36,6 +37,15 @@ class Store:
         self.engine.dispose()
 
 
+#: A network that falls silent in the middle of a statement is noticed in a minute, not in hours.
+_KEEPALIVE: Final = {
+    "keepalives_idle": 20,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+
+
 def open_store(url: str, *, connections: int = 8, retries: int = 3) -> Store:
     """Open a database; connects only when first used.
 
@@ -66,7 +76,7 @@ def open_store(url: str, *, connections: int = 8, retries: int = 3) -> Store:
         max_overflow=2,
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={"connect_timeout": 10, "application_name": "closingbell"},
+        connect_args={"connect_timeout": 10, "application_name": "closingbell", **_KEEPALIVE},
     )
     return Store(engine, PostgresWriter(engine, retries=retries), Records(engine), Facts(engine))
 

@@ -84,7 +84,7 @@ class Settlement:
                 self.gaps.pop((cells.tickers[i], cells.sessions[j].item()), None)
         for i, j in zip(*np.nonzero(~got & ~had_bar), strict=True):
             ticker, session = cells.tickers[i], cells.sessions[j].item()
-            reason = "quarantined" if kept_apart[i, j] else self._absence(outcome, ticker, session)
+            reason = "quarantined" if kept_apart[i, j] else self._absence(outcome, ticker, j)
             self._open(ticker, session, reason, outcome.error)
         for ticker in outcome.tickers:
             self._extend(ticker, outcome.sessions)
@@ -94,14 +94,15 @@ class Settlement:
         marks = {t: self.marks[t] for t in outcome.tickers if t in self.marks}
         return Ledger(marks, list(self.gaps.values()))
 
-    def _absence(self, outcome: Outcome, ticker: str, session: date) -> str:
+    def _absence(self, outcome: Outcome, ticker: str, position: np.intp) -> str:
         """Why a cell has no bar, where the answer may have been short of it.
 
         A ticker that traded the session before and is not on a fresh market day may be late, halted or not
         carried there at all: the next run asks for it by name. One that was empty before is empty still.
         """
-        if not outcome.doubtful:
+        if outcome.doubtful is None or not outcome.doubtful[position]:
             return outcome.reason
+        session: date = outcome.sessions[position].item()
         earlier = self.sessions_between(ticker, session - LOOK_BACK, session)
         before = self.gaps.get((ticker, earlier[-1].item())) if len(earlier) else None
         return "empty" if before and before.reason == "empty" else "unpublished"

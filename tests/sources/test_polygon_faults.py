@@ -290,7 +290,7 @@ def test_whatever_bytes_come_the_outcome_is_typed(
     seed: int, server: FaultServer, connect: Callable[..., PolygonSource], logs: pytest.LogCaptureFixture
 ) -> None:
     source = connect(read_timeout=0.05)
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     whole = b"".join(
         step for step in zipped(BODY) + answer(BODY, headers={"Retry-After": "x"}) if isinstance(step, bytes)
     )

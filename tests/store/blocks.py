@@ -19,7 +19,7 @@ from closingbell.store import Store
 
 FIRST, LAST = date(2024, 1, 2), date(2024, 3, 28)
 SESSIONS = calendar_for("stocks").sessions(FIRST, LAST)
-JUDGE = Judge("stocks", SESSIONS, np.datetime64("2030-01-01"))
+JUDGE = Judge("stocks", SESSIONS, np.datetime64("2030-01-01"), np.datetime64("2030-01-01"))
 
 
 def days(first: int, last: int) -> NDArray[np.datetime64]:

@@ -44,7 +44,7 @@ def test_every_row_is_stored_or_kept_apart(data: Path, store: Store) -> None:
     assert len(rows) == ROWS
     first, last = rows["session"].min().item(), rows["session"].max().item()
     sessions = calendar_for("stocks").sessions(first, last)
-    judge = Judge("stocks", sessions, np.datetime64("2026-01-01"))
+    judge = Judge("stocks", sessions, np.datetime64("2026-01-01"), np.datetime64("2026-01-01"))
     asked = tuple(sessions.tolist())
     outcomes = [judge.answered(TickerRange(t, asked), block, len(block)) for t, block in blocks.items()]
 

@@ -45,7 +45,8 @@ class Answer:
         sessions = SESSIONS[list(self.positions)]
         call = TickerRange(self.tickers[0], tuple(sessions.tolist()))
         verdict = Verdict(self._block(self.bars), self._block(self.bad), ("ohlc_order",) * len(self.bad), {})
-        return Outcome(call, verdict, self.tickers, sessions, self.reason, self.error, 0, self.doubtful)
+        doubtful = np.full(len(sessions), self.doubtful)
+        return Outcome(call, verdict, self.tickers, sessions, self.reason, self.error, 0, doubtful)
 
     def _block(self, cells: frozenset[tuple[int, int]]) -> Bars:
         rows = np.zeros(len(cells), BAR)

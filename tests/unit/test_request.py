@@ -47,10 +47,12 @@ def test_a_start_alone_may_be_the_last_session_that_is_over() -> None:
     [
         (date(2024, 6, 10), date(2024, 6, 3), "2024-06-10..2024-06-03"),
         (date(2025, 1, 2), None, "2025-01-02..2024-06-11"),
-        (date(2024, 6, 12), date(2024, 6, 20), "2024-06-12..2024-06-11"),
+        (date(2024, 6, 8), date(2024, 6, 9), "2024-06-08..2024-06-09"),
+        (None, date(2000, 1, 3), "2022-06-13..2000-01-03"),
+        (date(2024, 6, 12), date(2024, 6, 20), "2024-06-12..2024-06-20"),
     ],
 )
-def test_a_span_without_a_session_is_refused(start: date, end: date | None, value: str) -> None:
+def test_a_span_without_a_session_is_refused(start: date | None, end: date | None, value: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         build(["AAPL"], start, end, NOON)
     assert caught.value.what == "there is no session to fetch"
@@ -69,13 +71,19 @@ def test_what_cannot_be_asked_for_is_refused() -> None:
 
 def test_each_asset_class_has_sessions_of_its_own() -> None:
     request = build(["AAPL", "X:BTCUSD", "C:EURUSD", "MSFT"], date(2024, 6, 7), date(2024, 6, 10), NOON)
-    grids = {name: (cells.tickers, [day.day for day in cells.sessions.tolist()]) for name, cells in request.grids()}
+    grids = {name: (cells.tickers, [day.day for day in cells.sessions.tolist()]) for name, cells in request.grids(NOON)}
     assert grids == {
         "stocks": (("AAPL", "MSFT"), [7, 10]),
         "crypto": (("X:BTCUSD",), [7, 8, 9, 10]),
         "fx": (("C:EURUSD",), [7, 9, 10]),
     }
-    assert all(cells.mask.all() for _, cells in request.grids())
+    assert all(cells.mask.all() for _, cells in request.grids(NOON))
+
+
+def test_a_session_that_is_not_over_in_one_class_is_left_out_of_it_alone() -> None:
+    evening = datetime(2024, 6, 12, 23, tzinfo=UTC)  # the exchange has closed, the day of UTC has not
+    request = build(["AAPL", "X:BTCUSD"], date(2024, 6, 11), date(2024, 6, 12), evening)
+    assert {name: len(cells.sessions) for name, cells in request.grids(evening)} == {"stocks": 2, "crypto": 1}
 
 
 def test_a_request_survives_as_json() -> None:

@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run up test lint format lock audit clean
+.PHONY: help run up test soak lint format lock audit clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,6 +21,9 @@ up: $(ENV) ## Keep the stack serving: UI, nightly schedule, worker; Ctrl-C stops
 
 test: $(ENV) ## Run the tests
 	@$(BIN)/python -m pytest
+
+soak: $(ENV) ## Run the slow tests: many kills of a five-year replay (needs CLOSINGBELL_DATA)
+	@$(BIN)/python -m pytest -m soak -s -o timeout=3600
 
 lint: $(ENV) ## Check style and types
 	@$(BIN)/ruff check .

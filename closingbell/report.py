@@ -151,9 +151,7 @@ def next_command(run_id: UUID, failed: list[Failure], reconciliation: Reconcilia
     return f"closingbell retry {run_id}" if any(failure.reason == "failed" for failure in failed) else None
 
 
-def stopped(
-    run_id: UUID, flow: str, message: str, request: Request | None, actual_calls: int, seconds: float
-) -> dict[str, Any]:
+def stopped(run_id: UUID, flow: str, message: str, request: Request | None, seconds: float) -> dict[str, Any]:
     """The report of a run that had to stop: what its flushes committed stands, the next run goes on from there."""
     return {
         "run_id": str(run_id),
@@ -164,7 +162,7 @@ def stopped(
         "notes": list(request.notes) if request else [],
         "plan": {},
         "planned_calls": 0,
-        "actual_calls": actual_calls,
+        "actual_calls": 0,
         "expected_cells": 0,
         "stored_bars": 0,
         "inserted": 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from prefect import unmapped
@@ -34,18 +35,21 @@ def run(
         dry_run: stop after the plan.
     """
     begun, run_id = time.monotonic(), as_run_id(flow_run.id)
-    try:
-        with opened() as resources:
+    request, resources = None, None
+    with ExitStack() as stack:
+        try:
+            resources = stack.enter_context(opened())
             request, size = ask(resources), batch_size or resources.settings.batch_size
-            try:
-                return _night(flow, resources, request, size, dry_run=dry_run, begun=begun)
-            except ClosingbellError as error:
-                calls = sum(resources.source.calls.values())
-                told = report.stopped(run_id, flow, str(error), request, calls, time.monotonic() - begun)
-                return steps.give_up(resources.settings.closingbell_home, told, resources.store.records)
-    except ClosingbellError as error:
-        told = report.stopped(run_id, flow, str(error), None, 0, time.monotonic() - begun)
-        return steps.give_up(None, told, None)
+            return _night(flow, resources, request, size, dry_run=dry_run, begun=begun)
+        except ClosingbellError as error:
+            told = report.stopped(run_id, flow, str(error), request, time.monotonic() - begun)
+            return steps.give_up(told, resources)
+        except BaseException as error:
+            # A bug, Ctrl-C or a cancellation: Prefect handles it, but the run's row shall not say "Running" for ever.
+            message = f"the run was broken off by {type(error).__name__}"
+            told = report.stopped(run_id, flow, message, request, time.monotonic() - begun)
+            steps.give_up(told, resources)
+            raise
 
 
 def _night(

@@ -85,10 +85,13 @@ def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tall
     return told
 
 
-def give_up(home: Path | None, told: Mapping[str, Any], records: Records | None) -> State[Any]:
+def give_up(told: dict[str, Any], resources: Resources | None) -> State[Any]:
     """The end of a run that had to stop: its report goes wherever it still can."""
+    if resources:
+        told["actual_calls"] = sum(resources.source.calls.values())
     try:
-        publish(home or load().closingbell_home, told, records)
+        home = (resources.settings if resources else load()).closingbell_home
+        publish(home, told, resources.store.records if resources else None)
     except ClosingbellError as error:
         get_run_logger().error("the report is not complete: %s", error)
     return Failed(message=told["error"])

@@ -125,11 +125,11 @@ def test_the_plan_in_words() -> None:
 
 
 def test_a_run_that_had_to_stop_says_why() -> None:
-    told = report.stopped(RUN, "ingest", "the vendor refuses the key", REQUEST, 1, 0.5)
+    told = report.stopped(RUN, "ingest", "the vendor refuses the key", REQUEST, 0.5)
     assert json.loads(json.dumps(told)) == told
     assert told["state"] == "Failed"
     assert report.lines(told) == ["Failed: the vendor refuses the key"]
-    assert report.stopped(RUN, "ingest", "no setting", None, 0, 0.1)["asked"] == {}
+    assert report.stopped(RUN, "ingest", "no setting", None, 0.1)["asked"] == {}
     assert set(told) >= {
         "run_id", "state", "planned_calls", "actual_calls", "expected_cells", "stored_bars", "inserted", "rewritten",
         "gaps", "quarantined", "failed", "seconds",

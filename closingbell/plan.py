@@ -23,7 +23,8 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from closingbell.cells import Cells
 from closingbell.quota import Quota
 
-#: Rows a second from the socket to checked columns, on two cores (benchmarks/decode.py).
+#: Rows a second from the socket into the database: about half of what decoding and checking alone reach on two
+#: cores (python -m benchmarks.decode).
 ROWS_PER_SECOND: Final = 250_000.0
 
 #: Rows on one market day of the US stock market, as the vendor serves it.

@@ -24,7 +24,8 @@ def refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> Configura
     return caught.value
 
 
-def test_with_nothing_set_everything_is_embedded(tmp_path: Path) -> None:
+def test_with_nothing_set_everything_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)  # other tests of the session have a server
     settings = load()
     assert settings.database_url is None
     assert settings.prefect_api_url is None

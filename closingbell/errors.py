@@ -8,6 +8,8 @@
     ├── NotEntitledError      do not ask again with this plan or key    -> gap reason ``unentitled``
     ├── UnknownTickerError    the vendor says it does not exist         -> gap reason ``empty``
     ├── BadDataError          the bar breaks a rule                     -> gap reason ``quarantined``
+    ├── RunEndingError        the run is being stopped; not tried       -> gap reason ``pending``
+    ├── UnexpectedError       a bug of ours; the other calls go on      -> gap reason ``failed``
     └── FatalError            this run cannot go on
 
 Every message says what failed, the offending value and the fix. ``what`` is the same sentence for every
@@ -93,6 +95,18 @@ class BadDataError(ClosingbellError):
     """A bar breaks a rule and belongs in quarantine."""
 
     reason = "quarantined"
+
+
+class RunEndingError(ClosingbellError):
+    """The run is being stopped: what it has not tried is left to the next."""
+
+    reason = "pending"
+
+
+class UnexpectedError(ClosingbellError):
+    """A bug of ours, met while handling one call: its cells fail, the other calls go on."""
+
+    reason = "failed"
 
 
 class FatalError(ClosingbellError):

@@ -67,7 +67,7 @@ def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int,
         calendar = calendar_for(name)
         closed_by, due_by = (np.datetime64(day) for day in (calendar.last_closed(now), calendar.last_due(now)))
         judges[name] = Judge(name, grid.sessions, closed_by, due_by)
-    idle = request.skip_non_sessions and not any(part.calls for part in plans)
+    idle = not request.tickers or (request.skip_non_sessions and not any(part.calls for part in plans))
     splits = None if idle else _splits(store, request, now.date())
     whole = plan.join(plans, extra_calls=int(splits is not None), quota=quota)
     return Night(request, tuple(grids), whole, judges, splits)

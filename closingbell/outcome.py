@@ -18,7 +18,7 @@ from closingbell.errors import ClosingbellError, NotYetPublishedError
 from closingbell.plan import Call, MarketDay
 from closingbell.quality import PROFILES, Asked, Verdict, check
 
-#: So long a market day may still grow: a ticker that is not on it is asked for by name before it counts as empty.
+#: So long an empty market day means that it is not published; after that, that nothing was traded.
 FRESH: Final = np.timedelta64(7, "D")
 
 
@@ -99,10 +99,10 @@ class Judge:
         """
         sessions = self._answers_for(call)
         whole_market = isinstance(call, MarketDay)
-        doubtful = sessions > (min(self.closed_by - FRESH, self.due_by) if whole_market else self.due_by)
-        if whole_market and not rows and doubtful.all():
+        if whole_market and not rows and sessions[-1] > self.closed_by - FRESH:
             # A session that is over has bars; "there are none" can only mean "not yet".
             raise NotYetPublishedError("the market day is empty", value=call, fix="The next run asks again.")
+        doubtful = np.full(len(sessions), True) if whole_market else sessions > self.due_by
         verdict = check(bars, Asked(sessions, self.closed_by), PROFILES[self.asset_class])
         return Outcome(call, verdict, tickers(call), sessions, "empty", None, rows, doubtful)
 

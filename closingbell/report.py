@@ -6,13 +6,19 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from closingbell.night import Night
 from closingbell.plan import Plan
+from closingbell.quality import RULES
 from closingbell.request import Request
 from closingbell.store.records import Reconciliation
+
+_EXPLAINS: Final = {rule.name: rule.explains for rule in RULES}
+
+#: The one call that brings no bars, in a failure's words.
+SPLITS: Final = "look at splits"
 
 #: How many tickers a line names before it only counts them.
 _NAMED = 8
@@ -26,7 +32,7 @@ class Failure:
         call: the call, in words.
         cause: what failed, the same sentence for equal causes.
         reason: the gap reason its cells got.
-        cells: how many cells it was made for.
+        cells: how many cells have no bar because of it: none if it was a recheck of stored bars.
         tickers: whose.
         detail: the whole message.
     """
@@ -101,7 +107,7 @@ def build(
     ``stored_bars`` and ``gaps`` are the state of every cell asked for, so that
     ``expected_cells == stored_bars + sum(gaps)``; ``inserted`` and ``rewritten`` are what this run changed.
     """
-    failed = [failure for failure in tally.failures if failure.reason in ("failed", "unentitled")]
+    failed = [failure for failure in tally.failures if failure.reason in ("failed", "unentitled", "pending")]
     state = final_state(failed, tally, reconciliation)
     return {
         "run_id": str(run_id),
@@ -121,6 +127,7 @@ def build(
         "rewritten": tally.rewritten,
         "gaps": dict(reconciliation.gaps),
         "unexplained": dict(reconciliation.unexplained),
+        "barless": list(reconciliation.barless),
         "quarantined": dict(quarantined),
         "warned": dict(tally.warned),
         "splits": tally.splits,
@@ -148,7 +155,9 @@ def next_command(run_id: UUID, failed: list[Failure], reconciliation: Reconcilia
     """What to type next; None when there is nothing that a command could do."""
     if not reconciliation.balanced:
         return "closingbell doctor"
-    return f"closingbell retry {run_id}" if any(failure.reason == "failed" for failure in failed) else None
+    # A failed recheck leaves stored bars as they are: there is nothing to retry, the next recheck is tomorrow's.
+    worth = any(f.reason in ("failed", "pending") and (f.cells or f.call == SPLITS) for f in failed)
+    return f"closingbell retry {run_id}" if worth else None
 
 
 def stopped(run_id: UUID, flow: str, message: str, request: Request | None, seconds: float) -> dict[str, Any]:
@@ -169,6 +178,7 @@ def stopped(run_id: UUID, flow: str, message: str, request: Request | None, seco
         "rewritten": 0,
         "gaps": {},
         "unexplained": {},
+        "barless": [],
         "quarantined": {},
         "warned": {},
         "splits": 0,
@@ -199,7 +209,8 @@ def named(tickers: list[str]) -> str:
 def night_lines(night: Night, quota: str) -> list[str]:
     """What a run will do, in words: what is asked, calls by kind, cells, duration at the configured quota."""
     request, plan = night.request, night.plan
-    asked = f"{len(request.tickers):,} tickers, {request.start} to {request.end}"
+    plural = "s" if len(request.tickers) != 1 else ""
+    asked = f"{len(request.tickers):,} ticker{plural}, {request.start} to {request.end}"
     if request.recheck_sessions:
         asked += f", the last {request.recheck_sessions} sessions again"
     told = [asked, *request.notes]
@@ -225,15 +236,18 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         f"cells   {report['expected_cells']:,} expected = {cells}",
         f"bars    {report['inserted']:,} inserted, {report['rewritten']:,} rewritten",
     ]
+    if report["barless"]:
+        told.append(f"no bar  at all: {named(report['barless'])}")
     if report["unexplained"]:
         told.append(f"cells   UNEXPLAINED in {named(list(report['unexplained']))}")
     if report["quarantined"]:
-        told.append("kept apart  " + ", ".join(f"{n:,} {rule}" for rule, n in report["quarantined"].items()))
+        told += [f"kept apart  {n:,} {rule}: {_EXPLAINS.get(rule, '')}" for rule, n in report["quarantined"].items()]
     if report["warned"]:
         told.append("warned  " + ", ".join(f"{n:,} {rule}" for rule, n in report["warned"].items()))
     for word in ("failed", "unpublished", "unknown"):
         for cause, group in report[word].items():
             of = f": {group['cells']:,} cells of {named(group['tickers'])}" if group["cells"] else ""
+            of = of or (f": recheck of {named(group['tickers'])}, stored bars stand" if group["tickers"] else "")
             told += [f"{word}  {cause}{of}", f"        {group['example']}"]
     spent = ", ".join(f"{value:,.1f} s {name}" for name, value in report["seconds"].items() if name != "total")
     told.append(f"time    {spent}")

@@ -63,28 +63,21 @@ class Request:
         }
 
     @classmethod
-    def from_dict(cls, asked: Mapping[str, Any], *, recheck_sessions: int = 0) -> Request:
-        """The request that a run's row remembers, to be done again."""
+    def from_dict(cls, asked: Mapping[str, Any]) -> Request:
+        """The request that a run's row remembers, to be done again, without the recheck."""
         return cls(
             tuple(asked["tickers"]),
             date.fromisoformat(asked["start"]),
             date.fromisoformat(asked["end"]),
-            recheck_sessions,
-            asked["source"],
-            asked["timeframe"],
+            source=asked["source"],
+            timeframe=asked["timeframe"],
             gaps_only=bool(asked.get("gaps_only", False)),
         )
 
 
-def of_gaps(gaps: Sequence[Gap], source: str = "polygon", timeframe: str = "1d") -> Request:
-    """The request whose missing cells are at most these gaps: their tickers, from the first session to the last.
-
-    Raises:
-        ConfigurationError: there is no gap.
-    """
-    if not gaps:
-        raise ConfigurationError("there is nothing to retry", fix="No cell is failed, unpublished or pending.")
-    sessions = [gap.session for gap in gaps]
+def of_gaps(gaps: Sequence[Gap], now: datetime, source: str = "polygon", timeframe: str = "1d") -> Request:
+    """The request whose missing cells are at most these gaps: their tickers, from the first session to the last."""
+    sessions = [gap.session for gap in gaps] or [now.date()]
     tickers = tuple(dict.fromkeys(gap.ticker for gap in gaps))
     return Request(tickers, min(sessions), max(sessions), 0, source, timeframe, gaps_only=True)
 

@@ -75,7 +75,7 @@ class Watch:
                     told = time.monotonic()
                     self._console.print(
                         f"         {row['actual_calls']:,} of {row['planned_calls']:,} calls,"
-                        f" {row['stored_bars']:,} bars, {rate:,.1f} calls/s"
+                        f" {row['accepted_bars']:,} bars, {rate:,.1f} calls/s"
                     )
             if bar is not None and (row := self._read()):
                 self._draw(drawn, bar, row, row["actual_calls"] / max(time.monotonic() - begun, _LOOK))
@@ -93,4 +93,4 @@ class Watch:
     @staticmethod
     def _draw(drawn: Progress, bar: TaskID, row: Mapping[str, Any], rate: float) -> None:
         total = max(row["planned_calls"], row["actual_calls"])
-        drawn.update(bar, completed=row["actual_calls"], total=total, bars=row["stored_bars"], rate=rate)
+        drawn.update(bar, completed=row["actual_calls"], total=total, bars=row["accepted_bars"], rate=rate)

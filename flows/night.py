@@ -55,15 +55,18 @@ def run(
 def _night(
     flow: str, resources: Resources, request: Request, batch_size: int, *, dry_run: bool, begun: float
 ) -> State[Any]:
-    settings, records, quota = resources.settings, resources.store.records, resources.gate.quota
-    night = work_out(resources.store, request, quota, settings.market_day_rows, resources.clock.now())
-    told = steps.announce(night, str(quota))
+    settings, records, gate = resources.settings, resources.store.records, resources.gate
+    now = resources.clock.now()
+    night = resources.night = work_out(resources.store, request, gate.in_force, settings.market_day_rows, now)
+    told = steps.announce(night, gate)
     if dry_run:
         return Completed(message=f"dry run: {'; '.join(told)}")
 
     work = Work(as_run_id(flow_run.id), request.source, request.timeframe, night.judges)
-    records.start_run(work.run_id, flow, request.as_dict(), {**night.plan.summary(), "told": told})
-    splits = look_at_splits(work, night.splits, settings)
-    tally = steps.gather(retrying(settings).map(steps.batches(night, batch_size), work=unmapped(work)))
-    tally.add(splits)
-    return steps.final_state(steps.close(resources, night, work, flow, tally, begun))
+    with records.alive(work.run_id):
+        records.start_run(work.run_id, flow, request.as_dict(), {**night.plan.summary(), "told": told})
+        splits = look_at_splits(work, night.splits, settings)
+        batches = retrying(settings).map(steps.batches(night, batch_size), work=unmapped(work))
+        tally = steps.gather(batches, resources)
+        tally.add(splits)
+        return steps.final_state(steps.close(resources, night, work, flow, tally, begun))

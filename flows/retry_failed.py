@@ -26,7 +26,7 @@ def retry_failed(
     """Make calls for exactly the cells that a run was asked for and did not get.
 
     Args:
-        run_id: A run's id; last: the run before this one; all: every cell that is worth another try.
+        run_id: A run's id; last: the last ingest; all: every cell that failed or was not published.
         batch_size: Calls in one task. Empty: the setting BATCH_SIZE.
         dry_run: Only show the plan, and make no call.
     """
@@ -34,11 +34,14 @@ def retry_failed(
     def ask(resources: Resources) -> request.Request:
         records = resources.store.records
         if run_id == "all":
-            return request.of_gaps(records.gaps("polygon", "1d", RETRYABLE))
+            return request.of_gaps(records.gaps("polygon", "1d", RETRYABLE), resources.clock.now())
         row = records.last_run() if run_id == "last" else records.run(as_run_id(run_id))
         if row is None:
             what = "there is no run to retry" if run_id == "last" else "there is no such run"
             raise ConfigurationError(what, value=run_id, fix="closingbell status lists the last runs with their ids.")
+        if records.is_alive(row["run_id"]):
+            fix = "Wait for its end, or cancel it."
+            raise ConfigurationError("this run is still going on", value=row["run_id"], fix=fix)
         return request.Request.from_dict(row["asked"])
 
     return night.run("retry-failed", ask, batch_size, dry_run=dry_run)

@@ -14,11 +14,17 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Failed
-from prefect.tasks import exponential_backoff
 
 from closingbell.bars import Bars
 from closingbell.calendar import AssetClass, asset_class
-from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError
+from closingbell.errors import (
+    ClosingbellError,
+    ConfigurationError,
+    FatalError,
+    RetryableError,
+    RunEndingError,
+    UnexpectedError,
+)
 from closingbell.outcome import Judge, Outcome, tickers
 from closingbell.plan import Call, MarketDay
 from closingbell.report import Failure, Tally
@@ -28,8 +34,11 @@ from tasks.resources import Resources, current
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: After so many calls in a row that got no answer at all, the rest of the batch waits for the next try.
-_DEAD_LINE: Final = 5
+#: After so many failures in a row, over all batches, each of them tries but one more call before it waits.
+DEAD_LINE: Final = 25
+
+#: Seconds that a retry waits at most.
+LONGEST_DELAY: Final = 60.0
 
 
 class Batch:
@@ -85,7 +94,8 @@ class BatchFailedError(RetryableError):
 
     def __init__(self, tally: Tally) -> None:
         causes = sorted({failure.cause for failure in tally.failures})
-        super().__init__(f"{len(tally.failures)} calls failed", value="; ".join(causes))
+        count = len(tally.failures)
+        super().__init__(f"{count} call{'s' if count != 1 else ''} failed", value="; ".join(causes))
         self.tally = tally
 
     def __reduce__(self) -> tuple[type[BatchFailedError], tuple[Tally]]:
@@ -94,7 +104,7 @@ class BatchFailedError(RetryableError):
 
 def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether to run a failed batch again: not when a person has to mend something first."""
-    return isinstance(state.result(raise_on_failure=False), RetryableError)
+    return may_pass(state.result(raise_on_failure=False))
 
 
 def told(step: Callable[P, T]) -> Callable[P, T | State[Any]]:
@@ -125,36 +135,48 @@ def ingest_batch(batch: Batch, work: Work) -> Tally:
         BatchFailedError: some calls failed and may succeed later.
         ConfigurationError: nothing will succeed until a person changes a setting.
         FatalError: the database refused a statement.
+        RunEndingError: another batch knows why the run has to stop, or somebody stops it.
     """
     resources, logger = current(), get_run_logger()
     batch.take_up()
-    silent = 0
-    while batch.todo:
-        call = batch.todo[0]
-        try:
-            outcome, error = _fetch(call, work, resources, batch.tally, skip=silent >= _DEAD_LINE)
-        except (ConfigurationError, FatalError):
-            for untried in batch.todo:
-                _commit(work.judge(untried).not_tried(untried), work, resources, batch.tally)
-            raise
-        _commit(outcome, work, resources, batch.tally)
-        batch.todo.pop(0)
-        silent = silent + 1 if isinstance(error, RetryableError) and error.status is None else 0
-        if error is None:
-            continue
-        batch.tally.failures.append(_failure(call, outcome, error))
-        logger.warning("%s: %s", call, error)
-        if isinstance(error, RetryableError):
-            batch.failed.append(call)
+    tried = False
+    try:
+        while batch.todo:
+            if resources.stopped:
+                raise RunEndingError("the run has to stop", value=resources.stopped.what)
+            call = batch.todo[0]
+            outcome, error = _fetch(call, work, resources, batch.tally, skip=tried and resources.failing >= DEAD_LINE)
+            tried = True
+            gaps = _commit(outcome, work, resources, batch.tally)
+            batch.todo.pop(0)
+            if error is None:
+                continue
+            batch.tally.failures.append(
+                Failure(str(call), error.what, outcome.reason, gaps, outcome.tickers, str(error))
+            )
+            logger.warning("%s: %s", call, error)
+            if may_pass(error):
+                batch.failed.append(call)
+    except (ConfigurationError, FatalError, RunEndingError) as error:
+        resources.stop(error)
+        _leave_untried(batch, work, resources)
+        raise
     if batch.failed:
         raise BatchFailedError(batch.tally)
     return batch.tally
 
 
+def may_pass(error: object) -> bool:
+    """Whether the same call may succeed later: not when the vendor said that the request itself is wrong."""
+    if not isinstance(error, RetryableError):
+        return False
+    return error.status is None or error.status >= 500 or error.status in (403, 408, 425, 429)
+
+
 def retries(settings: Settings) -> dict[str, Any]:
     """Task options: as many retries as are set, each after twice the wait of the last, and up to half as much more."""
-    delays = exponential_backoff(settings.retry_delay) if settings.retry_delay else 0
-    return {"retries": settings.max_retries, "retry_delay_seconds": delays, "retry_jitter_factor": 0.5}
+    delays = [min(settings.retry_delay * 2**tries, LONGEST_DELAY) for tries in range(settings.max_retries)]
+    return {"retries": settings.max_retries, "retry_delay_seconds": delays or 0, "retry_jitter_factor": 0.5}
 
 
 def retrying(settings: Settings) -> Task[..., Any]:
@@ -167,17 +189,24 @@ def _fetch(
 ) -> tuple[Outcome, ClosingbellError | None]:
     """A call's outcome, and the error if it failed."""
     judge = work.judge(call)
+    if skip:
+        what = "not tried, as so many calls before it failed"
+        return judge.not_tried(call), RetryableError(what, value=call)
     try:
-        if skip:
-            raise RetryableError("not tried, as the vendor did not answer the calls before", value=call)
         bars, rows = _bars(call, work, resources)
         begun = time.perf_counter()
         outcome = judge.answered(call, bars, rows)
         tally.spend("checks", time.perf_counter() - begun)
-    except (ConfigurationError, FatalError):
+    except (ConfigurationError, FatalError, RunEndingError):
         raise
     except ClosingbellError as error:
+        resources.note_answer(usable=not isinstance(error, RetryableError))
         return judge.failed(call, error), error
+    except Exception as bug:  # noqa: BLE001  (one call's bug must not cost the others their bars)
+        get_run_logger().exception("%s: a bug", call)
+        unexpected = UnexpectedError("a bug in closingbell", value=f"{type(bug).__name__} at {call}", fix="Report it.")
+        return judge.failed(call, unexpected), unexpected
+    resources.note_answer(usable=True)
     return outcome, None
 
 
@@ -189,7 +218,8 @@ def _bars(call: Call, work: Work, resources: Resources) -> tuple[Bars, int]:
     return bars, len(bars)
 
 
-def _commit(outcome: Outcome, work: Work, resources: Resources, tally: Tally) -> None:
+def _commit(outcome: Outcome, work: Work, resources: Resources, tally: Tally) -> int:
+    """Write an outcome; returns how many of its cells are gaps now that were none, or others, before."""
     begun = time.perf_counter()
     calls = resources.uncounted_calls()
     result = resources.store.writer.flush(work.run_id, work.source, work.timeframe, [outcome], calls)
@@ -204,7 +234,13 @@ def _commit(outcome: Outcome, work: Work, resources: Resources, tally: Tally) ->
             warned=dict(outcome.verdict.warned),
         )
     )
+    return result.gaps
 
 
-def _failure(call: Call, outcome: Outcome, error: ClosingbellError) -> Failure:
-    return Failure(str(call), error.what, outcome.reason, len(call.cells), outcome.tickers, str(error))
+def _leave_untried(batch: Batch, work: Work, resources: Resources) -> None:
+    """Leave to the next run what this one does not get to: every cell of the plan has a reason, always."""
+    outcomes = [work.judge(call).not_tried(call) for call in batch.todo]
+    try:
+        resources.store.writer.flush(work.run_id, work.source, work.timeframe, outcomes, resources.uncounted_calls())
+    except ClosingbellError as error:
+        get_run_logger().error("calls that were not tried are not noted: %s", error)

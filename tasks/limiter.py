@@ -32,7 +32,7 @@ from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
-from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError
+from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError, RunEndingError
 from closingbell.quota import Quota
 from tasks.leases import LeaseBook
 from tasks.slots import Lease, Slots
@@ -150,13 +150,19 @@ class PrefectGate:
         self._keeper = threading.Thread(target=keep, args=(self._keep,), name=f"gate {self.name}", daemon=True)
         self._keeper.start()
 
+    @property
+    def in_force(self) -> Quota:
+        """The quota as the limit has it: a person may have changed its number of calls in the Prefect UI."""
+        return Quota(self._limit, self.quota.seconds)
+
     @contextmanager
     def call(self) -> Iterator[None]:
         """Wait for a slot; hold it while the body sends one request, and for the window after that.
 
         Raises:
             ConfigurationError: the limit is gone or inactive.
-            RetryableError: the Prefect server has been away for too long, or the gate is closed.
+            RetryableError: the Prefect server has been away for too long.
+            RunEndingError: the gate is closed.
         """
         lease = self._take()
         try:
@@ -203,7 +209,7 @@ class PrefectGate:
                     if self._failure:
                         raise _copy(self._failure)
                     if self._closing:
-                        raise RetryableError("the run is ending")
+                        raise RunEndingError("the run is ending")
                     now = time.monotonic()
                     if now < self._paused_until:
                         wake = self._paused_until

@@ -16,12 +16,12 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from closingbell import plan, report
-from closingbell.errors import ClosingbellError
+from closingbell.errors import ClosingbellError, ConfigurationError
 from closingbell.night import Night
 from closingbell.report import Tally
 from closingbell.settings import load
-from closingbell.store.records import Records
 from tasks.batch import Batch, BatchFailedError, Work
+from tasks.limiter import PrefectGate
 from tasks.resources import Resources
 
 
@@ -31,90 +31,121 @@ def batches(night: Night, size: int) -> list[Batch]:
     return [Batch(number, len(parts), calls) for number, calls in enumerate(parts, 1)]
 
 
-def announce(night: Night, quota: str) -> list[str]:
+def announce(night: Night, gate: PrefectGate) -> list[str]:
     """Say what will be done before it is done, in the log and as an artifact; returns it, a line each."""
-    told = report.night_lines(night, quota)
+    notes = []
+    if gate.in_force != gate.quota:
+        notes.append(f"the limit {gate.name} allows {gate.in_force}, the setting says {gate.quota}")
+    told = [*report.night_lines(night, str(gate.in_force)), *notes]
     for line in told:
         get_run_logger().info(line)
     create_markdown_artifact("## Plan\n\n" + "\n".join(f"- {line}" for line in told), key="plan")
     return told
 
 
-def gather(futures: Sequence[PrefectFuture[Tally]]) -> Tally:
+def gather(futures: Sequence[PrefectFuture[Tally]], resources: Resources) -> Tally:
     """What all batches add up to, those that failed for good included.
 
     Raises:
-        ClosingbellError: a batch had to stop: the first such error, after all batches have ended.
+        ClosingbellError: the run had to stop: the first reason, after all batches have ended.
     """
     whole = Tally()
-    stopped: ClosingbellError | None = None
-    for future in futures:
-        result = future.result(raise_on_failure=False)
+    for result in [future.result(raise_on_failure=False) for future in futures]:
         if isinstance(result, BatchFailedError):
             result = result.tally
         if isinstance(result, Tally):
             whole.add(result)
         elif isinstance(result, ClosingbellError):
-            stopped = stopped or result
+            resources.stop(result)
         else:
             raise result
-    if stopped:
-        raise stopped
+    if resources.stopped:
+        raise resources.stopped
     return whole
 
 
 def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tally, begun: float) -> dict[str, Any]:
-    """Reconcile to the cell, build the report, write it to the run's row, to its file and as artifacts."""
-    records, run_id, request = resources.store.records, work.run_id, night.request
-    records.count_calls(run_id, resources.uncounted_calls())
+    """Reconcile to the cell, build the report, and publish it."""
+    records, request = resources.store.records, night.request
     for stage, seconds in resources.source.seconds.items():
         tally.spend(stage, seconds)
-    made = records.progress(run_id)
     told = report.build(
-        run_id,
+        work.run_id,
         flow,
         request,
         night.plan,
         tally,
         records.reconcile(request.source, request.timeframe, night.grids),
-        actual_calls=made["actual_calls"] if made else 0,
+        actual_calls=sum(resources.source.calls.values()),
         quarantined=records.quarantined(request.source, request.timeframe, night.grids),
         seconds=time.monotonic() - begun,
     )
-    publish(resources.settings.closingbell_home, told, records)
+    records.end_run(work.run_id, told["state"], told)
+    publish(resources.settings.closingbell_home, told)
     return told
 
 
 def give_up(told: dict[str, Any], resources: Resources | None) -> State[Any]:
-    """The end of a run that had to stop: its report goes wherever it still can."""
-    if resources:
-        told["actual_calls"] = sum(resources.source.calls.values())
+    """The end of a run that had to stop: its report says what there is, and goes wherever it still can."""
+    logger = get_run_logger()
     try:
-        home = (resources.settings if resources else load()).closingbell_home
-        publish(home, told, resources.store.records if resources else None)
+        if resources:
+            _say_what_there_is(told, resources)
+            resources.store.records.end_run(UUID(told["run_id"]), told["state"], told)
     except ClosingbellError as error:
-        get_run_logger().error("the report is not complete: %s", error)
+        logger.error("the database does not have the report: %s", error)
+    try:
+        publish((resources.settings if resources else load()).closingbell_home, told)
+    except ClosingbellError as error:
+        logger.error("the report has no file: %s", error)
     return Failed(message=told["error"])
 
 
-def publish(home: Path, told: Mapping[str, Any], records: Records | None) -> None:
-    """A report to its file, the run's artifacts and the run's row."""
-    report.write(told, home)
-    for line in report.lines(told):
-        get_run_logger().info(line)
-    body = "\n".join(f"    {line}" for line in report.lines(told))
+def _say_what_there_is(told: dict[str, Any], resources: Resources) -> None:
+    records, night = resources.store.records, resources.night
+    told["actual_calls"] = sum(resources.source.calls.values())
+    if night is None:
+        return
+    row = records.progress(UUID(told["run_id"]))
+    found = records.reconcile(night.request.source, night.request.timeframe, night.grids)
+    told |= {
+        "plan": night.plan.summary(),
+        "planned_calls": night.plan.planned_calls,
+        "expected_cells": found.expected,
+        "stored_bars": found.stored,
+        "gaps": dict(found.gaps),
+        "unexplained": dict(found.unexplained),
+        "inserted": row["inserted"] if row else 0,
+        "rewritten": row["rewritten"] if row else 0,
+        "next_command": f"closingbell retry {told['run_id']}" if row else None,
+    }
+
+
+def publish(home: Path, told: Mapping[str, Any]) -> None:
+    """A report to its file, the log and the run's artifacts. Only the file has to be: Prefect may be away by now."""
+    logger, lines = get_run_logger(), report.lines(told)
+    try:
+        report.write(told, home)
+    except OSError as error:
+        fix = "Free space there, or set CLOSINGBELL_HOME to a folder that can be written."
+        raise ConfigurationError("the report cannot be written", value=error, fix=fix) from None
+    finally:
+        for line in lines:
+            logger.info(line)
     shown = {key: value for key, value in told.items() if key not in ("failed", "unpublished", "unknown")}
     details = json.dumps(shown, indent=2, default=str)
-    create_markdown_artifact(f"## {told['state']}\n\n{body}\n\n```json\n{details}\n```\n", key="report")
+    body = "\n".join(f"    {line}" for line in lines)
     table = [
         {"cause": cause, "cells": group["cells"], "calls": group["calls"], "tickers": report.named(group["tickers"])}
         for cause, group in told["failed"].items()
-        if group["cells"]
+        if group["tickers"]
     ]
-    if table:
-        create_table_artifact(table, key="failed", description=f"Next: `{told['next_command']}`")
-    if records:
-        records.end_run(UUID(told["run_id"]), told["state"], told)
+    try:
+        create_markdown_artifact(f"## {told['state']}\n\n{body}\n\n```json\n{details}\n```\n", key="report")
+        if table:
+            create_table_artifact(table, key="failed", description=f"Next: `{told['next_command']}`")
+    except Exception as error:  # noqa: BLE001  (the night is done and stored; a picture of it is not worth its state)
+        logger.warning("the report has no artifact: %s", type(error).__name__)
 
 
 def final_state(told: Mapping[str, Any]) -> State[Any]:

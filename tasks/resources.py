@@ -9,7 +9,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from closingbell.clock import Clock
-from closingbell.errors import FatalError
+from closingbell.errors import ClosingbellError, FatalError
+from closingbell.night import Night
 from closingbell.settings import Settings, load
 from closingbell.sources.polygon import PolygonSource
 from closingbell.store import Store, open_store
@@ -27,6 +28,9 @@ class Resources:
         store: the database, at the newest migration.
         source: the vendor, every call of which passes ``gate``.
         gate: the quota.
+        night: the run, once it is worked out.
+        stopped: why the run has to stop, as soon as any of its batches knows.
+        failing: how many calls in a row, of whatever batch, got no answer that could be used.
     """
 
     settings: Settings
@@ -34,6 +38,9 @@ class Resources:
     store: Store
     source: PolygonSource
     gate: PrefectGate
+    night: Night | None = None
+    stopped: ClosingbellError | None = None
+    failing: int = 0
     _counted: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
@@ -43,6 +50,16 @@ class Resources:
             made = sum(self.source.calls.values())
             new, self._counted = made - self._counted, made
         return new
+
+    def stop(self, error: ClosingbellError) -> None:
+        """Let no batch begin another call: the first reason counts."""
+        with self._counting:
+            self.stopped = self.stopped or error
+
+    def note_answer(self, *, usable: bool) -> None:
+        """Count calls that fail in a row, over all batches."""
+        with self._counting:
+            self.failing = 0 if usable else self.failing + 1
 
 
 _current: ContextVar[Resources] = ContextVar("resources")

@@ -9,7 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError
-from closingbell.report import Failure, Tally
+from closingbell.report import SPLITS, Failure, Tally
 from closingbell.settings import Settings
 from tasks.batch import Work, retries, told, worth_retrying
 from tasks.resources import current
@@ -43,5 +43,5 @@ def look_at_splits(work: Work, span: tuple[date, date] | None, settings: Setting
     unreachable = isinstance(result, RetryableError) and result.status is None
     if isinstance(result, ConfigurationError | FatalError) or unreachable or not isinstance(result, ClosingbellError):
         raise result
-    failure = Failure("look at splits", result.what, result.reason or "failed", 0, (), str(result))
+    failure = Failure(SPLITS, result.what, result.reason or "failed", 0, (), str(result))
     return Tally(calls_done=1, failures=[failure])

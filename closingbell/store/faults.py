@@ -64,8 +64,12 @@ _LOGIN: Final = (
 
 
 @contextmanager
-def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+def transaction(engine: sa.Engine, *, snapshot: bool = False) -> Iterator[sa.Connection]:
     """A connection in a transaction, committed at the end; its errors are the project's own.
+
+    Args:
+        engine: the database's.
+        snapshot: only read, and all of it as of one moment, whatever other transactions commit meanwhile.
 
     Raises:
         ConfigurationError: the database refuses for a reason that a person has to mend.
@@ -74,8 +78,11 @@ def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     """
     failure: ClosingbellError | None = None
     try:
-        with engine.begin() as connection:
-            yield connection
+        with engine.connect() as connection:
+            if snapshot:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            with connection.begin():
+                yield connection
     except (sa.exc.SQLAlchemyError, psycopg2.Error) as error:
         failure = explain(error, engine.url)
     if failure is not None:

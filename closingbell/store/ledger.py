@@ -97,8 +97,8 @@ class Settlement:
     def _absence(self, outcome: Outcome, ticker: str, position: np.intp) -> str:
         """Why a cell has no bar, where the answer may have been short of it.
 
-        A ticker that traded the session before and is not on a fresh market day may be late, halted or not
-        carried there at all: the next run asks for it by name. One that was empty before is empty still.
+        A ticker that is not on a market day may be late, halted, or not carried there at all, as OTC stocks are:
+        the next run asks for it by name. One that is known to have been empty the session before is empty still.
         """
         if outcome.doubtful is None or not outcome.doubtful[position]:
             return outcome.reason

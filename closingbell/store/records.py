@@ -6,7 +6,8 @@ SQLAlchemy Core throughout, so that it reads the same on every database.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -17,6 +18,7 @@ import sqlalchemy as sa
 from closingbell.calendar import AssetClass, asset_class, calendar_for
 from closingbell.cells import Cells, Gap, Ledger, Watermark, accounted
 from closingbell.errors import ConfigurationError
+from closingbell.store import statements as sql
 from closingbell.store.faults import transaction
 from closingbell.store.schema import bar, gap, quarantine, revision, run, watermark
 
@@ -34,12 +36,14 @@ class Reconciliation:
         gaps: cells that have none, by reason.
         unexplained: for each ticker that is not right, how many cells have neither a bar nor a gap, have
             both, or were not asked for.
+        barless: tickers of which not one cell has a bar: more often a typing error than a fact.
     """
 
     expected: int
     stored: int
     gaps: Mapping[str, int]
     unexplained: Mapping[str, int] = field(default_factory=dict)
+    barless: tuple[str, ...] = ()
 
     @property
     def balanced(self) -> bool:
@@ -61,7 +65,10 @@ class Records:
         self._engine = engine
 
     def start_run(self, run_id: UUID, flow: str, asked: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-        """Open a run's row, with what it is asked and going to do; one that is there already keeps its counters."""
+        """Open a run's row, with what it is asked and going to do; one that is there already keeps its counters.
+
+        Rows of runs that died without closing theirs are closed as ``Crashed``.
+        """
         values = {
             "state": "Running",
             "ended_at": None,
@@ -70,18 +77,30 @@ class Records:
             "planned_cells": plan["cells"],
         }
         with transaction(self._engine) as connection:
+            connection.execute(sql.BURY)
             if connection.execute(sa.select(run.c.run_id).where(run.c.run_id == run_id)).first():
                 connection.execute(sa.update(run).where(run.c.run_id == run_id).values(**values))
                 return
             row = {"flow": flow, "source": asked["source"], "timeframe": asked["timeframe"], "asked": dict(asked)}
             connection.execute(sa.insert(run).values(run_id=run_id, **row, **values))
 
-    def count_calls(self, run_id: UUID, calls: int) -> None:
-        """Add calls that no flush has counted."""
+    @contextmanager
+    def alive(self, run_id: UUID) -> Iterator[None]:
+        """Be known to run, for the time of the block: whoever dies in it is found out by the lock that goes too."""
+        with transaction(self._engine):
+            pass  # an error in connecting is the project's own
+        connection = self._engine.connect()
+        try:
+            connection.execute(sql.HOLD, {"run_id": run_id})
+            yield
+        finally:
+            with suppress(sa.exc.SQLAlchemyError):
+                connection.close()
+
+    def is_alive(self, run_id: UUID) -> bool:
+        """Whether a process holds that run."""
         with transaction(self._engine) as connection:
-            connection.execute(
-                sa.update(run).where(run.c.run_id == run_id).values(actual_calls=run.c.actual_calls + calls)
-            )
+            return not connection.execute(sql.GONE, {"run_id": run_id}).scalar_one()
 
     def end_run(self, run_id: UUID, state: str, report: Mapping[str, Any]) -> None:
         """Close a run's row with its report."""
@@ -89,7 +108,7 @@ class Records:
             connection.execute(
                 sa.update(run)
                 .where(run.c.run_id == run_id)
-                .values(state=state, report=dict(report), ended_at=sa.func.now())
+                .values(state=state, report=dict(report), actual_calls=report["actual_calls"], ended_at=sa.func.now())
             )
 
     def run(self, run_id: UUID) -> Mapping[str, Any] | None:
@@ -108,7 +127,7 @@ class Records:
     def ledger(self, source: str, timeframe: str, tickers: Iterable[str], first: date, last: date) -> Ledger:
         """Watermarks of these tickers, and their gaps between two sessions, inclusive."""
         names = list(tickers)
-        with transaction(self._engine) as connection:
+        with transaction(self._engine, snapshot=True) as connection:
             marks = connection.execute(
                 sa.select(watermark.c.ticker, watermark.c.first_session, watermark.c.last_session).where(
                     watermark.c.source == source, watermark.c.timeframe == timeframe, watermark.c.ticker.in_(names)
@@ -131,32 +150,12 @@ class Records:
             timeframe: the bars' timeframe.
             grids: the cells asked for; each a whole grid of its tickers and sessions.
         """
-        expected = stored = 0
-        gaps: Counter[str] = Counter()
-        unexplained: dict[str, int] = {}
-        for cells in grids:
-            if not cells.count:
-                continue
-            per_ticker = dict(zip(cells.tickers, cells.mask.sum(axis=1).tolist(), strict=True))
-            sessions: list[date] = cells.sessions[cells.mask.any(axis=0)].tolist()
-            with transaction(self._engine) as connection:
-                bars = _bars_by_ticker(connection, timeframe, cells.tickers, sessions)
-                contradictory = _both_by_ticker(connection, source, timeframe, cells.tickers, sessions)
-                reasons = _gaps_by_ticker(connection, source, timeframe, cells.tickers, sessions)
-            expected += sum(per_ticker.values())
-            for ticker, wanted in per_ticker.items():
-                have, both = bars.get(ticker, 0), contradictory.get(ticker, 0)
-                lacking = reasons.get(ticker, {})
-                stored += have
-                gaps.update(lacking)
-                off = abs(wanted - (have + sum(lacking.values()) - both)) + both
-                if off:
-                    unexplained[ticker] = off
-        return Reconciliation(expected, stored, dict(gaps), unexplained)
+        with transaction(self._engine, snapshot=True) as connection:
+            return _reconcile(connection, source, timeframe, grids)
 
     def audit(self) -> dict[tuple[str, str], Reconciliation]:
         """Hold every watermark against bars and gaps: for each source and timeframe, expected = stored + gaps."""
-        with transaction(self._engine) as connection:
+        with transaction(self._engine, snapshot=True) as connection:
             rows = connection.execute(
                 sa.select(
                     watermark.c.source,
@@ -166,27 +165,41 @@ class Records:
                     watermark.c.last_session,
                 ).order_by(watermark.c.source, watermark.c.timeframe, watermark.c.ticker)
             ).all()
-        marks: dict[tuple[str, str], dict[str, Watermark]] = {}
-        for row in rows:
-            marks.setdefault((row.source, row.timeframe), {})[row.ticker] = Watermark(
-                row.first_session, row.last_session
-            )
-        return {key: self.reconcile(*key, _grids(of_key)) for key, of_key in marks.items()}
+            marks: dict[tuple[str, str], dict[str, Watermark]] = {}
+            for row in rows:
+                marks.setdefault((row.source, row.timeframe), {})[row.ticker] = Watermark(
+                    row.first_session, row.last_session
+                )
+            return {key: _reconcile(connection, *key, _grids(of_key)) for key, of_key in marks.items()}
 
     def progress(self, run_id: UUID) -> Mapping[str, Any] | None:
         """A run's plan and counters as of its last commit: calls, cells, bars; None before it has a row."""
-        names = ("state", "plan", "planned_calls", "actual_calls", "planned_cells", "done_cells", "stored_bars")
+        names = (
+            "state",
+            "plan",
+            "planned_calls",
+            "actual_calls",
+            "planned_cells",
+            "done_cells",
+            "accepted_bars",
+            "inserted",
+            "rewritten",
+        )
         with transaction(self._engine) as connection:
             query = sa.select(*(run.c[name] for name in names)).where(run.c.run_id == run_id)
             row = connection.execute(query).mappings().first()
         return dict(row) if row else None
 
-    def runs(self, limit: int = 10) -> list[Mapping[str, Any]]:
+    def runs(self, limit: int = 10) -> list[dict[str, Any]]:
         """The last runs, newest first, without their reports."""
         names = ("run_id", "flow", "state", "started_at", "ended_at", "planned_calls", "actual_calls", "inserted")
         with transaction(self._engine) as connection:
             query = sa.select(*(run.c[name] for name in names)).order_by(run.c.started_at.desc()).limit(limit)
-            return [dict(row) for row in connection.execute(query).mappings()]
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+            for row in rows:
+                if row["state"] == "Running" and connection.execute(sql.GONE, {"run_id": row["run_id"]}).scalar_one():
+                    row["state"] = "Crashed"
+        return rows
 
     def quarantined(self, source: str, timeframe: str, grids: Sequence[Cells]) -> Mapping[str, int]:
         """Bars kept apart between the first and the last session of each grid, by rule."""
@@ -277,6 +290,33 @@ class Records:
                     .limit(limit)
                 ),
             }
+
+
+def _reconcile(connection: sa.Connection, source: str, timeframe: str, grids: Sequence[Cells]) -> Reconciliation:
+    expected = stored = 0
+    gaps: Counter[str] = Counter()
+    unexplained: dict[str, int] = {}
+    barless: list[str] = []
+    for cells in grids:
+        if not cells.count:
+            continue
+        per_ticker = dict(zip(cells.tickers, cells.mask.sum(axis=1).tolist(), strict=True))
+        sessions: list[date] = cells.sessions[cells.mask.any(axis=0)].tolist()
+        bars = _bars_by_ticker(connection, timeframe, cells.tickers, sessions)
+        contradictory = _both_by_ticker(connection, source, timeframe, cells.tickers, sessions)
+        reasons = _gaps_by_ticker(connection, source, timeframe, cells.tickers, sessions)
+        expected += sum(per_ticker.values())
+        for ticker, wanted in per_ticker.items():
+            have, both = bars.get(ticker, 0), contradictory.get(ticker, 0)
+            lacking = reasons.get(ticker, {})
+            stored += have
+            if wanted and not have:
+                barless.append(ticker)
+            gaps.update(lacking)
+            off = abs(wanted - (have + sum(lacking.values()) - both)) + both
+            if off:
+                unexplained[ticker] = off
+    return Reconciliation(expected, stored, dict(gaps), unexplained, tuple(barless))
 
 
 def _grids(marks: Mapping[str, Watermark]) -> list[Cells]:

@@ -141,7 +141,7 @@ run = sa.Table(
     sa.Column("actual_calls", sa.Integer, nullable=False, server_default="0"),
     sa.Column("planned_cells", sa.Integer, nullable=False, server_default="0"),
     sa.Column("done_cells", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("stored_bars", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("accepted_bars", sa.Integer, nullable=False, server_default="0"),
     sa.Column("inserted", sa.Integer, nullable=False, server_default="0"),
     sa.Column("rewritten", sa.Integer, nullable=False, server_default="0"),
     sa.Column("started_at", _INSTANT, nullable=False, server_default=sa.func.now()),

@@ -133,6 +133,26 @@ MERGE: Final = sa.text(f"""
 #: Last in the transaction: until it commits, every other flush of the run waits for this row.
 COUNT: Final = sa.text("""
     UPDATE run SET actual_calls = actual_calls + :calls, done_cells = done_cells + :cells,
-        stored_bars = stored_bars + :stored, inserted = inserted + :inserted, rewritten = rewritten + :rewritten
+        accepted_bars = accepted_bars + :stored, inserted = inserted + :inserted, rewritten = rewritten + :rewritten
     WHERE run_id = :run_id
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))
+
+# A lock that a run holds for as long as it lives, in a transaction of its own: it goes with its process, however
+# that ends. The number is made of the run's id.
+_LOCK = "CAST(CAST('x' || substr(md5(CAST(run_id AS text)), 1, 16) AS bit(64)) AS bigint)"
+
+HOLD: Final = sa.text(f"""
+    SELECT pg_advisory_xact_lock({_LOCK}) FROM (SELECT CAST(:run_id AS uuid) AS run_id) AS this
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))  # noqa: S608  (fixed text, no value in it)
+
+#: Whether the run's process is gone.
+GONE: Final = sa.text(f"""
+    SELECT pg_try_advisory_xact_lock({_LOCK}) FROM (SELECT CAST(:run_id AS uuid) AS run_id) AS this
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))  # noqa: S608  (fixed text, no value in it)
+
+BURY: Final = sa.text(f"""
+    WITH running AS MATERIALIZED (SELECT run_id FROM run WHERE state = 'Running' FOR UPDATE SKIP LOCKED)
+    UPDATE run SET state = 'Crashed', ended_at = now()
+    FROM running WHERE run.run_id = running.run_id
+      AND pg_try_advisory_xact_lock({_LOCK.replace("run_id", "running.run_id")})
+""")  # noqa: S608  (fixed text, no value in it)

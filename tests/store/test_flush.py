@@ -442,7 +442,7 @@ def _check_exactly_once(store: Store, run_id: Any, result: FlushResult) -> None:
     assert {key[0]: gap[:2] for key, gap in gaps(store).items()} == {"AAPL": ("quarantined", 1), "GONE": ("failed", 1)}
     row = store.records.run(run_id)
     assert row is not None
-    assert (row["actual_calls"], row["inserted"], row["rewritten"], row["stored_bars"]) == (2, 9, 5, 14)
+    assert (row["actual_calls"], row["inserted"], row["rewritten"], row["accepted_bars"]) == (2, 9, 5, 14)
 
 
 @pytest.mark.parametrize("number", [0, 1])

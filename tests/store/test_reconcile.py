@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import date
 from typing import Any
 from uuid import uuid4
@@ -170,25 +171,63 @@ def test_a_run_from_start_to_end(store: Store) -> None:
     run_id = start(store)
     store.writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 2))], calls=1)
     store.writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 2), 1.0)], calls=2)
-    records.count_calls(run_id, 4)
     row = records.run(run_id)
     assert row is not None
-    counters = ("actual_calls", "done_cells", "stored_bars", "inserted", "rewritten")
-    assert [row[name] for name in counters] == [7, 6, 6, 3, 3]
+    counters = ("actual_calls", "done_cells", "accepted_bars", "inserted", "rewritten")
+    assert [row[name] for name in counters] == [3, 6, 6, 3, 3]
     assert (row["state"], row["ended_at"]) == ("Running", None)
 
     asked = {"source": "polygon", "timeframe": "1d"}
     records.start_run(run_id, "ingest", asked, {"planned_calls": 9, "cells": 2})  # a retry of the flow run
     row = records.run(run_id)
     assert row is not None
-    assert (row["planned_calls"], row["planned_cells"], row["actual_calls"]) == (9, 2, 7)
+    assert (row["planned_calls"], row["planned_cells"], row["actual_calls"]) == (9, 2, 3)
 
-    records.end_run(run_id, "Completed", {"state": "Completed", "n": [1, None]})
+    records.end_run(run_id, "Completed", {"state": "Completed", "actual_calls": 7})
     row = records.run(run_id)
     assert row is not None
-    assert (row["state"], row["report"]) == ("Completed", {"state": "Completed", "n": [1, None]})
+    assert (row["state"], row["report"]) == ("Completed", {"state": "Completed", "actual_calls": 7})
+    assert row["actual_calls"] == 7
     assert row["ended_at"] >= row["started_at"]
     assert records.run(uuid4()) is None
+
+
+def test_a_run_that_died_is_found_out(store: Store) -> None:
+    """Its lock goes with its connection, as it goes with a killed process."""
+    records, dead, living = store.records, start(store), uuid4()
+    asked = {"source": "polygon", "timeframe": "1d"}
+    with records.alive(living):
+        records.start_run(living, "ingest", asked, {"planned_calls": 0, "cells": 0})
+        assert (records.is_alive(living), records.is_alive(dead)) == (True, False)
+        assert {row["run_id"]: row["state"] for row in records.runs()} == {living: "Running", dead: "Crashed"}
+        start(store)
+        assert records.run(dead)["state"] == "Crashed"  # type: ignore[index]
+        assert records.run(living)["state"] == "Running"  # type: ignore[index]
+    assert not records.is_alive(living)
+
+
+def test_an_audit_sees_one_moment_while_others_write(store: Store) -> None:
+    run_id, over = start(store), threading.Event()
+    store.writer.flush(
+        run_id, "polygon", "1d", [JUDGE.failed(range_of("AAPL", days(0, 9)), RetryableError("HTTP 500"))]
+    )
+
+    def fill_and_empty() -> None:
+        try:
+            for last in range(1, 10):
+                store.writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, last))])
+        finally:
+            over.set()
+
+    writer = threading.Thread(target=fill_and_empty)
+    writer.start()
+    audits = 0
+    while not over.is_set() or not audits:
+        found = store.records.audit()["polygon", "1d"]
+        assert found.balanced
+        audits += 1
+    writer.join()
+    assert store.records.audit()["polygon", "1d"].stored == 10
 
 
 def test_the_last_run_of_a_flow(store: Store) -> None:

@@ -126,7 +126,7 @@ def upgrade() -> None:
                 "actual_calls",
                 "planned_cells",
                 "done_cells",
-                "stored_bars",
+                "accepted_bars",
                 "inserted",
                 "rewritten",
             )

@@ -174,7 +174,7 @@ def plan(
     from closingbell.night import work_out
 
     with opened() as (settings, store):
-        now = Clock(settings.now).now()
+        now = Clock(settings.closingbell_now).now()
         asked = request.build(universes.resolve(universe, tickers), start, end, now, recheck_sessions=recheck_sessions)
         night = work_out(store, asked, settings.quota, settings.market_day_rows, now)
     calls = [str(call) for call in night.plan.calls]

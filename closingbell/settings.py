@@ -5,7 +5,6 @@ Nothing else in the project looks at ``os.environ`` for its configuration.
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +80,6 @@ class Settings(BaseSettings):
         """Rows that a market day of stocks brings: the vendor's 11,000, or as many as the stand-in is set to."""
         return self.market_size if self.uses_stand_in else 11_000
 
-    @property
-    def now(self) -> datetime | None:
-        """The frozen instant, if the clock is frozen."""
-        return self.closingbell_now
-
 
 def load(**overrides: Any) -> Settings:
     """Read the settings; keyword arguments win over the environment, the environment over ``.env``.
@@ -107,7 +101,7 @@ def load(**overrides: Any) -> Settings:
     if settings.polygon_api_key is None and settings.polygon_base_url != POLYGON_URL:
         raise ConfigurationError(
             "POLYGON_BASE_URL is set but POLYGON_API_KEY is not",
-            value=settings.polygon_base_url,
+            value="(not shown)" if "@" in settings.polygon_base_url else settings.polygon_base_url,
             fix="Set the key that this address expects, or unset the address to use the stand-in market.",
         )
     return settings

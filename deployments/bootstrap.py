@@ -2,8 +2,8 @@
 
     python -m deployments.bootstrap
 
-Run it as often as you like. It creates what is missing and changes nothing that exists: a limit that someone
-changed in the Prefect UI stays as they set it, and what differs from the settings is said.
+Run it as often as you like. It creates what is missing, and lets a limit follow the setting until someone changes
+it in the Prefect UI: then it stays as they set it, and what differs from the settings is said.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def bootstrap(settings: Settings) -> list[str]:
     except httpx.TransportError as error:
         raise ConfigurationError(
             f"the Prefect server does not answer ({type(error).__name__})",
-            value=_without_password(url),
+            value=without_credentials(url),
             fix="Start it (prefect server start), or correct PREFECT_API_URL.",
         ) from None
     except PrefectHTTPStatusError as error:
         raise ConfigurationError(
             f"the Prefect server refused the set-up (HTTP {error.response.status_code})",
-            value=_without_password(url),
+            value=without_credentials(url),
             fix="Check PREFECT_API_URL (it ends in /api), PREFECT_API_KEY or PREFECT_API_AUTH_STRING.",
         ) from None
 
@@ -113,11 +113,17 @@ def _limit(client: SyncPrefectClient, quota: Quota) -> list[str]:
         except ObjectAlreadyExists:
             found = client.read_global_concurrency_limit_by_name(name)
         else:
+            _remember(client, name, quota.calls)
             return [f"global concurrency limit {name}: created, {quota}"]
     said = [f"global concurrency limit {name}: there already, limit {found.limit}"]
-    if found.limit != quota.calls:
+    if found.limit != quota.calls and found.limit == _remembered(client, name):
+        # Nobody touched it since it was set from the setting: so it follows the setting.
+        client.upsert_global_concurrency_limit_by_name(name, quota.calls, 0)
+        _remember(client, name, quota.calls)
+        said = [f"global concurrency limit {name}: {found.limit} changed to {quota.calls}, as the setting says"]
+    elif found.limit != quota.calls:
         said.append(
-            f"warning: its limit is {found.limit}, the setting says {quota.calls}; kept. To change it:"
+            f"warning: someone set its limit to {found.limit}, the setting says {quota.calls}; kept. To change it:"
             f" prefect gcl update {name} --limit {quota.calls}"
         )
     if not found.active:
@@ -129,7 +135,28 @@ def _limit(client: SyncPrefectClient, quota: Quota) -> list[str]:
     return said
 
 
-def _without_password(url: str) -> str:
+def _remembered(client: SyncPrefectClient, limit: str) -> int | None:
+    """What a limit was last set to from the setting; anything else in it is a person's own choice."""
+    variable = client.read_variable_by_name(_variable(limit))
+    return variable.value if variable and isinstance(variable.value, int) else None
+
+
+def _remember(client: SyncPrefectClient, limit: str, calls: int) -> None:
+    from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+
+    name = _variable(limit)
+    if client.read_variable_by_name(name):
+        client.update_variable(VariableUpdate(name=name, value=calls))
+    else:
+        client.create_variable(VariableCreate(name=name, value=calls, tags=["closingbell"]))
+
+
+def _variable(limit: str) -> str:
+    """The Prefect variable beside a limit; its name may hold no dot."""
+    return f"{limit}-setting".replace(".", "_")
+
+
+def without_credentials(url: str) -> str:
     """The URL without user and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -14,7 +14,7 @@ from uuid import UUID
 import click
 
 from closingbell import report
-from closingbell.cli import CANNOT_RUN, CELLS_FAILED, OK, asking, json_option, show
+from closingbell.cli import CANNOT_RUN, CELLS_FAILED, OK, asking, json_option, plan, show
 from closingbell.errors import ConfigurationError
 from closingbell.settings import Settings, load
 
@@ -33,7 +33,9 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Only show the pla
 @batch_size_option
 @dry_run_option
 @json_option
+@click.pass_context
 def ingest(
+    ctx: click.Context,
     universe: str | None,
     tickers: str | None,
     start: date | None,
@@ -49,14 +51,16 @@ def ingest(
     """
     from closingbell import universe as universes
 
+    if dry_run:
+        asked = {"universe": universe, "tickers": tickers, "start": start, "end": end}
+        ctx.invoke(plan, **asked, recheck_sessions=recheck_sessions, as_json=as_json)
+        return
     parameters = {
-        "universe": universe or "sp500+etfs",
-        "tickers": list(universes.parse_tickers(tickers)) if tickers is not None else None,
+        "tickers": list(universes.resolve(universe, tickers)) if universe or tickers is not None else None,
         "start": start,
         "end": end,
         "recheck_sessions": recheck_sessions,
         "batch_size": batch_size,
-        "dry_run": dry_run,
     }
     _run("flows.ingest", "ingest", parameters, as_json)
 
@@ -90,7 +94,7 @@ def up(once: bool, as_json: bool) -> None:
         sys.exit(serve(settings))
     told, code = run_once(settings, following(settings))
     show(told, report.lines(told) if told else [], as_json)
-    sys.exit(code)
+    sys.exit(exit_code(told) if told else code)
 
 
 def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> None:
@@ -130,12 +134,14 @@ def _require(api_url: str) -> None:
     """
     from prefect.client.orchestration import get_client
 
+    from deployments.bootstrap import without_credentials
+
     with get_client(sync_client=True) as client:
         error = client.api_healthcheck()
     if error:
         raise ConfigurationError(
             "the Prefect server does not answer",
-            value=f"{api_url} ({type(error).__name__})",
+            value=f"{without_credentials(api_url)} ({type(error).__name__})",
             fix="Start it, correct PREFECT_API_URL, or unset it to use a local one.",
         )
 

@@ -1,14 +1,9 @@
-"""Run the night on this machine: once, or every night, or beside whatever stack stands here already.
-
-python -m deployments.local run     start everything, run the nightly deployment once, stop everything
-python -m deployments.local up      start everything and keep it until Ctrl-C
-"""
+"""Run the night on this machine: once, or every night, or beside whatever stack stands here already."""
 
 from __future__ import annotations
 
 import json
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,8 +13,9 @@ from uuid import UUID
 
 import click
 
-from closingbell.errors import ClosingbellError, ConfigurationError
-from closingbell.settings import Settings, load
+from closingbell.errors import ConfigurationError
+from closingbell.settings import Settings
+from deployments.bootstrap import without_credentials
 from deployments.prefect_server import client_environment, healthy, prefect_environment
 from deployments.stack import Stack
 from infra import standing
@@ -78,7 +74,8 @@ def run_once(
         if there and there.serves and healthy(there.prefect_api_url):
             environment = client_environment(settings.closingbell_home, there.prefect_api_url)
             with prefect_environment(environment):
-                click.echo(f"joined the stack that serves at {there.prefect_api_url.removesuffix('/api')}", err=True)
+                ui_url = without_credentials(there.prefect_api_url.removesuffix("/api"))
+                click.echo(f"joined the stack that serves at {ui_url}", err=True)
                 return _run(settings, follow or wait_for_run, parameters or {}, lambda: None)
         with Stack(settings) as stack:
             _say_where(stack)
@@ -154,7 +151,7 @@ def wait_for_run(run_id: UUID, check: Callable[[], None]) -> State[Any]:
 
 
 def _say_where(stack: Stack) -> None:
-    click.echo(f"Prefect UI   {stack.ui_url}", err=True)
+    click.echo(f"Prefect UI   {without_credentials(stack.ui_url)}", err=True)
     click.echo(f"database     {stack.database_shown}", err=True)
     if stack.market_url:
         click.echo(f"market       {stack.market_url} (a stand-in; set POLYGON_API_KEY for the real one)", err=True)
@@ -172,22 +169,3 @@ def _ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@click.command()
-@click.argument("what", type=click.Choice(["run", "up"]))
-def main(what: str) -> None:
-    """Run the night once, or keep the local stack up."""
-    try:
-        settings = load()
-        sys.exit(serve(settings) if what == "up" else run_once(settings)[1])
-    except ClosingbellError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        click.echo("stopped", err=True)
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

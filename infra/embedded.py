@@ -98,7 +98,7 @@ def start_market(settings: Settings) -> MarketProcess:
         size=settings.market_size,
         seed=settings.market_seed,
         replay=settings.market_replay,
-        now=settings.now,
+        now=settings.closingbell_now,
         quota=f"{settings.quota.calls}/{settings.quota.seconds:g}s",
     )
 

@@ -48,7 +48,7 @@ def market_identity(settings: Settings) -> dict[str, Any]:
         "seed": settings.market_seed,
         "replay": str(settings.market_replay.resolve()) if settings.market_replay else None,
         "quota": str(settings.quota),
-        "now": settings.now.isoformat() if settings.now else None,
+        "now": settings.closingbell_now.isoformat() if settings.closingbell_now else None,
     }
 
 

@@ -101,7 +101,7 @@ def opened(settings: Settings | None = None) -> Iterator[Resources]:
             pause=provided.quota.seconds,
         )
         stack.callback(source.close)
-        resources = Resources(settings, Clock(settings.now), store, source, gate)
+        resources = Resources(settings, Clock(settings.closingbell_now), store, source, gate)
         token = _current.set(resources)
         stack.callback(_current.reset, token)
         yield resources

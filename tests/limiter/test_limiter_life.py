@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from closingbell.errors import FatalError, RetryableError
+from closingbell.errors import FatalError, RunEndingError
 from tasks.limiter import PrefectGate
 from tests.limiter.book import Book
 from tests.limiter.callers import kill_a_holder
@@ -104,9 +104,9 @@ def test_closing_tells_who_waits(book: Books) -> None:
         begun = time.monotonic()
         gate.close()
         for each in waiting:
-            with pytest.raises(RetryableError, match="the run is ending"):
+            with pytest.raises(RunEndingError, match="the run is ending"):
                 each.result(timeout=5)
-        with pytest.raises(RetryableError, match="the run is ending"):
+        with pytest.raises(RunEndingError, match="the run is ending"):
             call(gate)
     gate.close()
     assert time.monotonic() - begun < 3

@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from closingbell.errors import ClosingbellError, ConfigurationError, RetryableError
+from closingbell.errors import ClosingbellError, ConfigurationError, RetryableError, RunEndingError
 from closingbell.quota import Quota
 from tasks.limiter import PrefectGate
 from tests.limiter.book import Book
@@ -123,7 +123,7 @@ def test_a_lowered_limit_is_kept(book: Books, eventually: Callable[..., None]) -
             while time.monotonic() < until:
                 try:
                     entries.append(call(gate))
-                except RetryableError:
+                except RunEndingError:
                     return
 
         callers = [threading.Thread(target=keep_calling, args=(gate,)) for gate in gates for _ in range(3)]

@@ -7,6 +7,8 @@ from datetime import date
 import pytest
 import sqlalchemy as sa
 
+from closingbell.bars import Bars
+from closingbell.sources.polygon import PolygonSource
 from tests.night.conftest import Nights
 
 pytestmark = pytest.mark.prefect
@@ -139,3 +141,67 @@ def _etfs() -> list[str]:
     from closingbell import universe
 
     return list(universe.load("etfs"))
+
+
+def test_a_bug_at_one_call_costs_no_other_ticker_its_bars(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = PolygonSource.fetch_range
+
+    def buggy(self: PolygonSource, ticker: str, *rest: date) -> Bars:
+        if ticker == "SPY":
+            raise ZeroDivisionError
+        return fetch(self, ticker, *rest)
+
+    monkeypatch.setattr(PolygonSource, "fetch_range", buggy)
+
+    told = nights.ingest(universe="etfs", start=date(2026, 3, 2), batch_size=4)
+
+    assert told["state_name"] == "PartiallyCompleted"
+    assert (told["stored_bars"], told["gaps"]) == (19 * 5, {"failed": 5})
+    assert [group["tickers"] for group in told["failed"].values()] == [["SPY"]]
+
+
+def test_a_failed_recheck_leaves_stored_bars_and_nothing_to_retry(nights: Nights) -> None:
+    nights.setenv("MAX_RETRIES", "0")
+    nights.ingest(universe="etfs", start=date(2026, 3, 2))
+    nights.market.fault("status", status=500, path="/grouped/", date="2026-03-06")
+
+    told = nights.ingest(universe="etfs", start=date(2026, 3, 2), recheck_sessions=3)
+
+    assert (told["state_name"], told["gaps"], told["stored_bars"]) == ("PartiallyCompleted", {}, 100)
+    assert [group["cells"] for group in told["failed"].values()] == [0]
+    assert told["next_command"] is None
+
+
+def test_a_report_that_finds_no_prefect_changes_no_night(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr("tasks.night.create_markdown_artifact", away)
+    monkeypatch.setattr("tasks.night.announce", lambda night, gate: [])
+
+    told = nights.ingest(tickers=["AAPL"], start=date(2026, 3, 2))
+
+    assert (told["state_name"], told["inserted"]) == ("Completed", 5)
+    with sa.create_engine(nights.database_url, poolclass=sa.NullPool).connect() as connection:
+        assert connection.execute(sa.text("SELECT state, inserted FROM run")).tuples().all() == [("Completed", 5)]
+
+
+def test_a_vendor_that_always_fails_is_not_asked_for_everything_again_and_again(nights: Nights) -> None:
+    nights.setenv("MAX_RETRIES", "1")
+    nights.setenv("FETCH_THREADS", "1")
+    nights.market.fault("status", status=500, path="/ticker/")
+    from closingbell import universe
+
+    names = list(universe.load("sp500"))[:100]
+    told = nights.ingest(tickers=names, start=date(2026, 2, 2), batch_size=50)
+
+    assert told["state_type"] == "FAILED"
+    assert sum(told["gaps"].values()) == told["expected_cells"] == 100 * 24
+    assert len(nights.bar_calls()) < 60
+
+
+def test_nothing_to_retry_is_no_failure(nights: Nights) -> None:
+    nights.ingest(tickers=["AAPL"], start=date(2026, 3, 2))
+    nights.market.clear_calls()
+    told = nights.retry(run_id="all")
+    assert (told["state_name"], nights.paths()) == ("Completed", [])

@@ -73,7 +73,7 @@ def up(home: Path) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "POLYGON_"))}
     environment |= {"CLOSINGBELL_HOME": str(home), "MARKET_SIZE": "50", "DATABENTO_API_KEY": SECRET}
     return subprocess.Popen(
-        [sys.executable, "-m", "deployments.local", "up"],
+        [sys.executable, "-m", "closingbell.cli", "up"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

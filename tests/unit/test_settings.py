@@ -32,7 +32,7 @@ def test_with_nothing_set_everything_is_embedded(tmp_path: Path, monkeypatch: py
     assert settings.uses_stand_in
     assert str(settings.quota) == "100 calls a second"
     assert settings.closingbell_home == (tmp_path / "home").resolve()
-    assert settings.now is None
+    assert settings.closingbell_now is None
 
 
 def test_a_key_brings_the_free_plans_quota(monkeypatch: pytest.MonkeyPatch) -> None:

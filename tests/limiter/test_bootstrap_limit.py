@@ -1,0 +1,34 @@
+"""The limit follows the setting until a person changes it; then it is theirs."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from prefect.client.orchestration import get_client
+
+from closingbell.settings import load
+from deployments.bootstrap import bootstrap
+from tasks.limiter import limit_name
+
+pytestmark = pytest.mark.prefect
+
+
+def test_the_limit_follows_the_setting_until_someone_changes_it(prefect_api: str) -> None:
+    window = f"{random.randrange(1000, 9999)}.5s"
+
+    def bootstrapped(calls: int) -> tuple[int, str]:
+        settings = load(polygon_calls_per_minute=f"{calls}/{window}")
+        said = "\n".join(bootstrap(settings))
+        with get_client(sync_client=True) as client:
+            return client.read_global_concurrency_limit_by_name(limit_name(settings.quota)).limit, said
+
+    assert bootstrapped(100)[0] == 100
+    assert bootstrapped(5)[0] == 5
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(
+            limit_name(load(polygon_calls_per_minute=f"5/{window}").quota), 7, 0
+        )
+    limit, said = bootstrapped(9)
+    assert limit == 7
+    assert "someone set its limit to 7, the setting says 9" in said

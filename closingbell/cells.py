@@ -20,6 +20,9 @@ REASONS: Final = ("empty", "unpublished", "unentitled", "failed", "quarantined",
 #: Reasons that the next run tries again by itself; the others stand until someone asks.
 RETRYABLE: Final = ("failed", "unpublished", "pending")
 
+#: What the ledger says of a cell whose ticker was not on its market day.
+ABSENT: Final = "not on the market day, to be asked for by name"
+
 Days = NDArray[np.datetime64]
 
 
@@ -100,14 +103,6 @@ def accounted(cells: Cells, ledger: Ledger, again: Sequence[str] = RETRYABLE) ->
     return known
 
 
-def gap_mask(cells: Cells, gaps: Sequence[Gap]) -> NDArray[np.bool_]:
-    """Where the grid has a gap; shape (n, m), bool."""
-    row = {ticker: i for i, ticker in enumerate(cells.tickers)}
-    mask = np.zeros_like(cells.mask)
-    mask[_positions(cells, row, [gap for gap in gaps if gap.ticker in row])] = True
-    return mask
-
-
 def _positions(cells: Cells, row: Mapping[str, int], gaps: Sequence[Gap]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns of those gaps whose session is in the grid."""
     rows = np.array([row[gap.ticker] for gap in gaps], np.intp)
@@ -116,6 +111,12 @@ def _positions(cells: Cells, row: Mapping[str, int], gaps: Sequence[Gap]) -> tup
     inside = columns < len(cells.sessions)
     inside[inside] = cells.sessions[columns[inside]] == days[inside]
     return rows[inside], columns[inside]
+
+
+def to_ask_by_name(cells: Cells, ledger: Ledger) -> NDArray[np.bool_]:
+    """Which tickers of the grid have a cell that only their own range can answer; shape (n,), bool."""
+    absent = {gap.ticker for gap in ledger.gaps if gap.reason == "unpublished" and gap.last_error == ABSENT}
+    return np.array([ticker in absent for ticker in cells.tickers], np.bool_)
 
 
 def missing(cells: Cells, ledger: Ledger, recheck_sessions: int = 0) -> Cells:

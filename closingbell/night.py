@@ -63,13 +63,14 @@ def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int,
         wanted = cells.missing(grid, ledger)
         if wanted.count or not request.skip_non_sessions or _new_session(name, now):
             wanted = cells.missing(grid, ledger, request.recheck_sessions)
-        plans.append(plan.cheapest(wanted, CallCost(quota.interval, market_day_rows=rows), name))
+        by_name = cells.to_ask_by_name(wanted, ledger)
+        plans.append(plan.cheapest(wanted, CallCost(quota.interval, market_day_rows=rows), name, by_name))
         calendar = calendar_for(name)
         closed_by, due_by = (np.datetime64(day) for day in (calendar.last_closed(now), calendar.last_due(now)))
         judges[name] = Judge(name, grid.sessions, closed_by, due_by)
     idle = not request.tickers or (request.skip_non_sessions and not any(part.calls for part in plans))
     splits = None if idle else _splits(store, request, now.date())
-    whole = plan.join(plans, extra_calls=int(splits is not None), quota=quota)
+    whole = plan.join(plans, quota, extra_calls=int(splits is not None))
     return Night(request, tuple(grids), whole, judges, splits)
 
 

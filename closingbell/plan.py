@@ -148,10 +148,20 @@ class Plan:
         }
 
 
-def cheapest(cells: Cells, cost: CallCost, asset_class: str = "stocks") -> Plan:
+def cheapest(
+    cells: Cells, cost: CallCost, asset_class: str = "stocks", by_name: NDArray[np.bool_] | None = None
+) -> Plan:
     """The cheapest plan that fills ``cells``: no set of ranges and market days that covers them costs less.
 
-    A cell covered by both kinds is taken from the range, so that each cell has one call to answer for it.
+    A range here is one call that spans its ticker's first to last missing session, and weighs as much whatever
+    else is planned. A cell covered by both kinds is taken from the range, so that each has one call to answer
+    for it, and a new ticker's history comes in one piece.
+
+    Args:
+        cells: what is missing.
+        cost: of a call.
+        asset_class: of all tickers in ``cells``.
+        by_name: tickers that need a range whatever it costs, shape (n,), bool: market days do not carry them.
     """
     tickers, days = np.nonzero(cells.mask.any(axis=1))[0], np.nonzero(cells.mask.any(axis=0))[0]
     mask = cells.mask[np.ix_(tickers, days)]
@@ -164,7 +174,9 @@ def cheapest(cells: Cells, cost: CallCost, asset_class: str = "stocks") -> Plan:
         by_range, by_day = np.ones(len(tickers), np.bool_), np.zeros(len(days), np.bool_)
     else:
         day_cost = np.full(len(days), cost.of(1, cost.market_day_rows))
-        by_range, by_day = minimum_cover(mask, range_cost, day_cost)
+        forced = np.zeros(len(tickers), np.bool_) if by_name is None else by_name[tickers]
+        by_range, by_day = minimum_cover(mask & ~forced[:, None], range_cost, day_cost)
+        by_range |= forced
     calls: list[Call] = []
     for j in np.nonzero(by_day)[0]:
         wanted = tickers[mask[:, j] & ~by_range]
@@ -233,11 +245,16 @@ def _fold(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]
     return classes.ravel(), mask[first]
 
 
-def join(plans: Iterable[Plan], extra_calls: int = 0, quota: Quota | None = None) -> Plan:
-    """One plan from those of several asset classes, with the calls that bring no bars."""
+def join(plans: Iterable[Plan], quota: Quota, extra_calls: int = 0) -> Plan:
+    """One plan from those of several asset classes, with the calls that bring no bars.
+
+    Its duration is what the quota makes of all calls together: a whole window's calls may begin at once.
+    """
     parts = list(plans)
-    seconds = sum(part.seconds for part in parts) + extra_calls * (quota.interval if quota else 0.0)
     calls = tuple(call for part in parts for call in part.calls)
+    pages = sum(call.pages for call in calls) + extra_calls
+    windows = max(0, pages - 1) // quota.calls
+    seconds = windows * quota.seconds + sum(call.rows for call in calls) / ROWS_PER_SECOND
     return Plan(calls, sum(part.cells for part in parts), seconds, extra_calls)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closingbell.bars import Bars
-from closingbell.cells import REASONS, RETRYABLE, Cells, Days, Gap, Ledger, Watermark, accounted
+from closingbell.cells import ABSENT, REASONS, RETRYABLE, Cells, Days, Gap, Ledger, Watermark, accounted
 from closingbell.outcome import Outcome
+from closingbell.plan import MarketDay
 
 #: Gives the sessions of a ticker's calendar strictly between two dates: shape (k,), datetime64[D].
 SessionsBetween = Callable[[str, date, date], Days]
@@ -85,7 +86,8 @@ class Settlement:
         for i, j in zip(*np.nonzero(~got & ~had_bar), strict=True):
             ticker, session = cells.tickers[i], cells.sessions[j].item()
             reason = "quarantined" if kept_apart[i, j] else self._absence(outcome, ticker, j)
-            self._open(ticker, session, reason, outcome.error)
+            absent = isinstance(outcome.call, MarketDay) and reason == "unpublished" and not outcome.failed
+            self._open(ticker, session, reason, ABSENT if absent else outcome.error)
         for ticker in outcome.tickers:
             self._extend(ticker, outcome.sessions)
         return np.asarray(fresh)

@@ -12,8 +12,6 @@ from infra.market.edits import Edited
 from infra.market.source import Split
 from infra.market.wire import Payload
 
-#: What is done to the response on its way out.
-TRANSPORT: Final = ("status", "html", "garbage", "reset", "truncate", "stall", "drip")
 #: What is done to what it says.
 CONTENT: Final = ("wrong_ticker", "short_count", "twice", "loop", "empty")
 #: What is done to the market itself, at once and for good (until the faults are cleared).

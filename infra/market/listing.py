@@ -6,8 +6,6 @@ import re
 from functools import cache
 from typing import Final
 
-import numpy as np
-
 from closingbell import universe
 from infra.market.hashing import ticker_hashes
 
@@ -69,10 +67,3 @@ def _symbols(numbers: list[int]) -> list[str]:
         suffix = f"p{_LETTERS[number % 5]}" if kind < 4 else f".{_LETTERS[number % 2]}" if kind < 6 else ""
         symbols.append(letters + suffix)
     return symbols
-
-
-def as_array(tickers: tuple[str, ...]) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
-    """The tickers as an object array, to be picked from by position."""
-    out = np.empty(len(tickers), object)
-    out[:] = tickers
-    return out

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from closingbell.cells import REASONS, RETRYABLE, Cells, Gap, Ledger, Watermark, accounted, gap_mask, missing
+from closingbell.cells import REASONS, RETRYABLE, Cells, Gap, Ledger, Watermark, accounted, missing
 
 FIRST = date(2024, 1, 1)
 TICKERS = ("A", "B", "a", "BRK.B")
@@ -53,12 +53,6 @@ def known(cells: Cells, ledger: Ledger, again: tuple[str, ...]) -> Pairs:
 @given(grids, ledgers, st.sampled_from([(), RETRYABLE, REASONS, ("empty",)]))
 def test_accounted(cells: Cells, ledger: Ledger, again: tuple[str, ...]) -> None:
     assert pairs(cells, accounted(cells, ledger, again)) == known(cells, ledger, again)
-
-
-@settings(max_examples=100, deadline=None)
-@given(grids, gaps)
-def test_gap_mask(cells: Cells, found: list[Gap]) -> None:
-    assert pairs(cells, gap_mask(cells, found)) == {(gap.ticker, gap.session) for gap in found} & everything(cells)
 
 
 @settings(max_examples=200, deadline=None)

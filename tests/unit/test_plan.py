@@ -115,3 +115,11 @@ def test_batches_keep_the_order() -> None:
     calls = [MarketDay(date(2024, 1, d), ("A",)) for d in (2, 3, 4)] + [TickerRange("B", (date(2024, 1, 2),))]
     assert [len(batch) for batch in batches(calls, 3)] == [3, 1]
     assert [call for batch in batches(calls, 3) for call in batch] == calls
+
+
+def test_what_market_days_do_not_carry_is_asked_by_name() -> None:
+    by_name = np.zeros(523, np.bool_)
+    by_name[:40] = True
+    plan = cheapest(full(523, 2), PAID, by_name=by_name)
+    assert (plan.market_days, plan.ranges) == (2, 40)
+    assert plan.cells == 523 * 2

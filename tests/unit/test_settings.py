@@ -98,7 +98,7 @@ def test_an_address_without_its_key_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_frozen_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOSINGBELL_NOW", "2024-01-02T23:00:00-05:00")
-    assert load().now == datetime(2024, 1, 3, 4, tzinfo=UTC)
+    assert load().closingbell_now == datetime(2024, 1, 3, 4, tzinfo=UTC)
 
 
 def test_secrets_show_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:

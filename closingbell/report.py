@@ -219,7 +219,8 @@ def night_lines(night: Night, quota: str) -> list[str]:
     kinds = [(plan.market_days, "market day"), (plan.ranges, "ticker range"), (plan.extra_calls, "look at splits")]
     words = ", ".join(f"{n:,} {word}{'s' if n != 1 and word != 'look at splits' else ''}" for n, word in kinds if n)
     calls = f"{plan.planned_calls:,} call{'s' if plan.planned_calls != 1 else ''}: {words}"
-    cost = f"{plan.cells:,} cells in {plan.rows:,} rows, about {duration(plan.seconds)} at {quota}"
+    time = f"about {duration(plan.seconds)}" if plan.seconds >= 1 else "under a second"
+    cost = f"{plan.cells:,} cells in {plan.rows:,} rows, {time} at {quota}"
     return [*told, calls, cost]
 
 

@@ -196,7 +196,7 @@ def test_a_fork_is_refused_instead_of_waiting_for_ever(book: Books) -> None:
 
 
 def test_an_interrupted_wait_leaves_nothing_behind(book: Books) -> None:
-    limited = book("1/0.5s")
+    limited = book("1/3s")
     with limited.gate() as gate:
         call(gate)
         threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,)).start()

@@ -196,7 +196,7 @@ def test_bootstrapping_again_keeps_what_a_person_changed(stack: Running) -> None
         text=True,
         check=True,
     )
-    assert "its limit is 7, the setting says 100" in done.stdout
+    assert "someone set its limit to 7, the setting says 100" in done.stdout
     assert "it is inactive" in done.stdout
     limit = httpx.get(url, timeout=30).json()
     assert (limit["limit"], limit["active"]) == (7, False)

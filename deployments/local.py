@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -70,7 +71,7 @@ def run_once(
         The run's report (empty if it wrote none) and the exit code: 0 if every cell is accounted for.
     """
     there = None if settings.prefect_api_url else standing.read(settings.closingbell_home)
-    with _ended_by_sigterm():
+    with _ended_by_signals():
         if there and there.serves and healthy(there.prefect_api_url):
             environment = client_environment(settings.closingbell_home, there.prefect_api_url)
             with prefect_environment(environment):
@@ -84,17 +85,13 @@ def run_once(
 
 def serve(settings: Settings) -> int:
     """Keep the stack up until Ctrl-C or SIGTERM; returns the exit code."""
-    with _ended_by_sigterm():
-        try:
-            with Stack(settings, nightly=True) as stack:
-                _say_where(stack)
-                click.echo("The nightly schedule is on. Ctrl-C stops everything.", err=True)
-                while True:
-                    stack.check()
-                    time.sleep(0.5)
-        except KeyboardInterrupt:
-            click.echo("stopped", err=True)
-            return 0
+    with _ended_by_signals() as ended, suppress(KeyboardInterrupt), Stack(settings, nightly=True) as stack:
+        _say_where(stack)
+        click.echo("The nightly schedule is on. Ctrl-C stops everything.", err=True)
+        while not ended.wait(0.5):
+            stack.check()
+    click.echo("stopped", err=True)
+    return 0
 
 
 def _run(
@@ -158,14 +155,21 @@ def _say_where(stack: Stack) -> None:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that everything is stopped in order."""
+def _ended_by_signals() -> Iterator[threading.Event]:
+    """Let SIGTERM end the block as Ctrl-C does, so that everything is stopped in order.
+
+    Yields:
+        An event that is set as well, for an exception that is raised inside a destructor is swallowed by Python.
+    """
+    ended = threading.Event()
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        ended.set()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield ended
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -175,7 +175,8 @@ def plan(
 
     with opened() as (settings, store):
         now = Clock(settings.closingbell_now).now()
-        asked = request.build(universes.resolve(universe, tickers), start, end, now, recheck_sessions=recheck_sessions)
+        names = universes.resolve(universe, tickers)
+        asked = request.build(names, start, end, now, recheck_sessions=recheck_sessions, source=settings.source)
         night = work_out(store, asked, settings.quota, settings.market_day_rows, now)
     calls = [str(call) for call in night.plan.calls]
     show({**night.plan.summary(), "calls": calls}, report.night_lines(night, str(settings.quota)), as_json)

@@ -90,6 +90,7 @@ def build(
     *,
     recheck_sessions: int = 0,
     skip_non_sessions: bool = False,
+    source: str = "polygon",
 ) -> Request:
     """Fill in what the person left open, and refuse what cannot be.
 
@@ -101,6 +102,7 @@ def build(
         now: the present instant.
         recheck_sessions: how many of the last sessions to fetch again.
         skip_non_sessions: do nothing when nothing is missing and no session became due in the last day.
+        source: the vendor.
 
     Raises:
         ConfigurationError: there is no session to fetch.
@@ -127,6 +129,7 @@ def build(
         first,
         last,
         recheck_sessions,
+        source,
         skip_non_sessions=skip_non_sessions,
         notes=tuple(notes),
     )

@@ -71,6 +71,11 @@ class Settings(BaseSettings):
         return self.polygon_api_key is None
 
     @property
+    def source(self) -> str:
+        """The vendor's name in the tables: generated bars never pass for real ones."""
+        return "stand-in" if self.uses_stand_in else "polygon"
+
+    @property
     def quota(self) -> Quota:
         """The quota in force: what is set, else the free plan's (5 a minute), else the stand-in's (100 a second)."""
         return Quota.parse(self.polygon_calls_per_minute or ("100/s" if self.uses_stand_in else "5/min"))

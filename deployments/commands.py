@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import click
@@ -17,12 +17,16 @@ from closingbell import report
 from closingbell.cli import CANNOT_RUN, CELLS_FAILED, OK, asking, json_option, plan, show
 from closingbell.errors import ConfigurationError
 from closingbell.settings import Settings, load
+from closingbell.store.records import as_run_id
 
 if TYPE_CHECKING:
     from prefect import Flow
     from prefect.client.schemas.objects import FlowRun, State
 
     from deployments.progress import Watch
+
+#: Seconds that sending the last of a run's log may take.
+_SENDING: Final = 10
 
 batch_size_option = click.option("--batch-size", type=click.IntRange(1, 10_000), help="Calls in one task.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only show the plan, and make no call.")
@@ -75,6 +79,8 @@ def retry(run_id: str, batch_size: int | None, dry_run: bool, as_json: bool) -> 
 
     Example: closingbell retry last
     """
+    if run_id not in ("last", "all"):
+        run_id = str(as_run_id(run_id))
     parameters = {"run_id": run_id, "batch_size": batch_size, "dry_run": dry_run}
     _run("flows.retry_failed", "retry_failed", parameters, as_json)
 
@@ -117,6 +123,7 @@ def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> N
             if watch:
                 watch.run_id = flow_run.id
 
+        stack.callback(_send_what_waits)
         state: Any = flow.with_options(on_running=[on_running])(**parameters, return_state=True)
     told = _report(settings, begun)
     if told is None:
@@ -144,6 +151,15 @@ def _require(api_url: str) -> None:
             value=f"{without_credentials(api_url)} ({type(error).__name__})",
             fix="Start it, correct PREFECT_API_URL, or unset it to use a local one.",
         )
+
+
+def _send_what_waits() -> None:
+    """Send the log and the events while their server is there: else Prefect tries for a minute after it has gone."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=_SENDING)
+    EventsWorker.drain_all(timeout=_SENDING)
 
 
 def exit_code(told: Mapping[str, Any]) -> int:

@@ -49,6 +49,7 @@ def ingest(
             resources.clock.now(),
             recheck_sessions=recheck_sessions,
             skip_non_sessions=skip_non_sessions,
+            source=resources.settings.source,
         )
 
     return night.run("ingest", ask, batch_size, dry_run=dry_run)

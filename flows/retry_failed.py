@@ -32,9 +32,9 @@ def retry_failed(
     """
 
     def ask(resources: Resources) -> request.Request:
-        records = resources.store.records
+        records, source = resources.store.records, resources.settings.source
         if run_id == "all":
-            return request.of_gaps(records.gaps("polygon", "1d", RETRYABLE), resources.clock.now())
+            return request.of_gaps(records.gaps(source, "1d", RETRYABLE), resources.clock.now(), source)
         row = records.last_run() if run_id == "last" else records.run(as_run_id(run_id))
         if row is None:
             what = "there is no run to retry" if run_id == "last" else "there is no such run"

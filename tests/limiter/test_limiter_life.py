@@ -195,7 +195,10 @@ def test_a_fork_is_refused_instead_of_waiting_for_ever(book: Books) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
 
 
-def test_an_interrupted_wait_leaves_nothing_behind(book: Books) -> None:
+def test_an_interrupted_wait_leaves_nothing_behind(book: Books, request: pytest.FixtureRequest) -> None:
+    # Started in the background of a script, this process was told to ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     limited = book("1/3s")
     with limited.gate() as gate:
         call(gate)

@@ -82,8 +82,10 @@ class Settings(BaseSettings):
 
     @property
     def market_day_rows(self) -> int:
-        """Rows that a market day of stocks brings: the vendor's 11,000, or as many as the stand-in is set to."""
-        return self.market_size if self.uses_stand_in else 11_000
+        """Rows that a market day of stocks brings: the vendor's, or as many as the stand-in is set to."""
+        from closingbell.plan import MARKET_DAY_ROWS  # brings scipy, which only a plan should pay for
+
+        return self.market_size if self.uses_stand_in else MARKET_DAY_ROWS
 
 
 def load(**overrides: Any) -> Settings:

@@ -61,6 +61,52 @@ class Split:
     id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Dividend:
+    """A cash dividend: who holds a share at the close before ``ex_date`` gets ``cash_amount`` for it.
+
+    Attributes:
+        ticker: as the vendor writes it.
+        ex_date: the first session without the right to it.
+        cash_amount: for one share of that day's scale, not adjusted for later splits, greater than 0.
+        currency: of the amount, such as ``USD``.
+        kind: the vendor's word: ``CD`` regular cash, ``SC`` special, ``LT`` and ``ST`` capital gains.
+        pay_date: when it is paid, if told.
+        id: the vendor's identifier; a company may pay several on one day.
+    """
+
+    ticker: str
+    ex_date: date
+    cash_amount: float
+    currency: str = "USD"
+    kind: str = "CD"
+    pay_date: date | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TickerChange:
+    """From ``day`` on, the instrument trades under ``ticker``, until its next change."""
+
+    ticker: str
+    day: date
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who trades under a ticker, and what it was called before.
+
+    Attributes:
+        instrument_id: stable over renames: the composite FIGI, else ``CIK`` and the company's SEC number.
+        name: the company's or fund's.
+        changes: its tickers, oldest first, each once a period; the last one is today's.
+    """
+
+    instrument_id: str
+    name: str
+    changes: tuple[TickerChange, ...]
+
+
 class Source(Protocol):
     """A vendor of bars.
 
@@ -83,6 +129,12 @@ class Source(Protocol):
 
     def splits(self, since: date, until: date | None = None, ticker: str | None = None) -> list[Split]:
         """The splits executed from ``since`` to ``until``, both included."""
+
+    def dividends(self, since: date, until: date | None = None, ticker: str | None = None) -> list[Dividend]:
+        """The cash dividends whose ex-date is from ``since`` to ``until``, both included."""
+
+    def identity(self, ticker: str) -> Identity:
+        """Who trades under the ticker now, or did last, under which tickers and since when; one call."""
 
     @property
     def calls(self) -> Mapping[str, int]:

@@ -5,7 +5,11 @@ Two kinds of call fill a daily cell: a *ticker range* (one ticker, first to last
 session, so the cheapest plan is a minimum-weight vertex cover of the bipartite graph of missing cells, which
 by König's theorem is a minimum cut (Schrijver, *Combinatorial Optimization*, ch. 21).
 
-The weight of a call is the time it takes: the quota's interval for each page, and the rows it makes us read.
+What a plan costs is first of all its calls: they are what a quota counts. Calls also take time, the quota's interval
+for each page and the rows they make us read, and a market day brings thousands of rows that nobody asked for. So both
+covers are worked out, the one of the fewest calls and the quickest one, and the quickest wins only where the fewest
+calls would take more than twice as long: two years of an index at 5 calls a minute come by market days, at 100 a second
+by ranges.
 """
 
 from __future__ import annotations
@@ -33,8 +37,14 @@ MARKET_DAY_ROWS: Final = 11_000
 #: Base bars in one page of the range endpoint (the vendor's maximum for ``limit``).
 PAGE_ROWS: Final = 50_000
 
-#: The solver counts in whole microseconds, in 32 bits: no call may weigh more than half of that.
-_MICROSECONDS: Final = 1_000_000
+#: A plan of more calls has to be so many times as quick as the one of the fewest.
+PATIENCE: Final = 2.0
+
+#: Seconds that a call takes whatever the quota and however few its rows: the limiter's answer, a transaction.
+CALL_SECONDS: Final = 0.02
+
+#: The solver counts in whole millionths, in 32 bits: nothing may weigh more than half of that.
+_MILLIONTHS: Final = 1_000_000
 _HEAVIEST: Final = 2**30
 
 
@@ -96,7 +106,7 @@ class CallCost:
 
     def of(self, pages: int, rows: int) -> float:
         """Seconds that ``pages`` pages with ``rows`` rows in all take."""
-        return pages * self.interval + rows / self.rows_per_second
+        return pages * max(self.interval, CALL_SECONDS) + rows / self.rows_per_second
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +161,8 @@ class Plan:
 def cheapest(
     cells: Cells, cost: CallCost, asset_class: str = "stocks", by_name: NDArray[np.bool_] | None = None
 ) -> Plan:
-    """The cheapest plan that fills ``cells``: no set of ranges and market days that covers them costs less.
+    """The cheapest plan that fills ``cells``: no set of ranges and market days that covers them has fewer calls, nor
+    as many and fewer rows; or, where that is more than :data:`PATIENCE` times as slow, none takes less time.
 
     A range here is one call that spans its ticker's first to last missing session, and weighs as much whatever
     else is planned. A cell covered by both kinds is taken from the range, so that each has one call to answer
@@ -169,13 +180,11 @@ def cheapest(
         return Plan((), 0, 0.0)
     rows = _span(mask, days) * cost.rows_per_session
     pages = np.maximum(1, -(-rows // PAGE_ROWS))
-    range_cost = np.array([cost.of(int(p), int(r)) for p, r in zip(pages, rows, strict=True)])
     if cost.market_day_rows is None:
         by_range, by_day = np.ones(len(tickers), np.bool_), np.zeros(len(days), np.bool_)
     else:
-        day_cost = np.full(len(days), cost.of(1, cost.market_day_rows))
         forced = np.zeros(len(tickers), np.bool_) if by_name is None else by_name[tickers]
-        by_range, by_day = minimum_cover(mask & ~forced[:, None], range_cost, day_cost)
+        by_range, by_day = _cover(mask & ~forced[:, None], pages, rows, cost, cost.market_day_rows)
         by_range |= forced
     calls: list[Call] = []
     for j in np.nonzero(by_day)[0]:
@@ -189,6 +198,23 @@ def cheapest(
         calls.append(TickerRange(cells.tickers[tickers[i]], sessions, int(pages[i]), int(rows[i])))
     seconds = sum(cost.of(call.pages, call.rows) for call in calls)
     return Plan(tuple(calls), int(np.count_nonzero(mask)), seconds)
+
+
+def _cover(
+    mask: NDArray[np.bool_], pages: NDArray[np.int64], rows: NDArray[np.int64], cost: CallCost, day_rows: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The ranges and market days of the cheapest plan; ``pages`` and ``rows`` are those of each ticker's range."""
+    range_seconds = pages * cost.of(1, 0) + rows / cost.rows_per_second
+    day_seconds = np.full(mask.shape[1], cost.of(1, day_rows))
+    # All rows together weigh less than one call, so that they only decide between plans of equal calls.
+    share = 1 / (2.0 * (rows.sum() + day_rows * mask.shape[1]) + 1)
+    fewest = minimum_cover(mask, pages + rows * share, np.full(mask.shape[1], 1 + day_rows * share))
+    quickest = minimum_cover(mask, range_seconds, day_seconds)
+
+    def seconds(cover: tuple[NDArray[np.bool_], NDArray[np.bool_]]) -> float:
+        return float(range_seconds[cover[0]].sum() + day_seconds[cover[1]].sum())
+
+    return quickest if seconds(fewest) > PATIENCE * seconds(quickest) else fewest
 
 
 def _span(mask: NDArray[np.bool_], days: NDArray[np.intp]) -> NDArray[np.int64]:
@@ -205,12 +231,12 @@ def minimum_cover(
 
     Args:
         mask: shape (n, m), bool.
-        row_cost: shape (n,), seconds.
-        column_cost: shape (m,), seconds.
+        row_cost: shape (n,), in any unit.
+        column_cost: shape (m,), in the same.
 
     Returns:
         Which rows and which columns are chosen: shapes (n,) and (m,), bool. Costs are rounded to a
-        microsecond (coarser when a single one exceeds 17 minutes).
+        millionth of the unit (coarser when equal rows or columns together exceed a thousand units).
     """
     # Rows with the same cells are covered together or not at all, and so are columns: a night's grid of
     # 523 x 502 usually folds to a handful of either, which is what makes 11,000 tickers x 5 years quick.
@@ -218,7 +244,7 @@ def minimum_cover(
     column_class, folded = _fold(rows_folded.T)
     folded = folded.T
     weight = np.concatenate([np.bincount(row_class, row_cost), np.bincount(column_class, column_cost)])
-    unit = min(_MICROSECONDS, _HEAVIEST / max(weight.max(), 1e-9))
+    unit = min(_MILLIONTHS, _HEAVIEST / max(weight.max(), 1e-9))
     capacity = np.maximum(1, np.rint(weight * unit)).astype(np.int32)
     n, m = folded.shape
     source, sink = n + m, n + m + 1

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from closingbell.cells import Cells
 from closingbell.plan import CallCost, MarketDay, Plan, TickerRange, batches, cheapest, minimum_cover
@@ -78,6 +80,28 @@ def test_three_new_tickers_and_five_sessions_behind_are_eight_calls() -> None:
     for cost in (FREE, PAID):
         plan = cheapest(grid(mask), cost)
         assert (plan.market_days, plan.ranges) == (5, 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(arrays(np.bool_, st.tuples(st.integers(1, 5), st.integers(1, 5))))
+def test_no_plan_has_fewer_calls(mask: NDArray[np.bool_]) -> None:
+    plan = cheapest(grid(mask), FREE)
+    fewest = min(
+        len(r) + len(c)
+        for r in subsets(mask.shape[0])
+        for c in subsets(mask.shape[1])
+        if not np.delete(np.delete(mask, r, 0), c, 1).any()
+    )
+    assert plan.planned_calls == fewest
+
+
+def test_scattered_holes_are_filled_by_the_fewest_calls_at_any_quota() -> None:
+    """As many calls as a maximum matching has edges: by König's theorem no plan has fewer."""
+    mask = np.zeros((505, 1_259), np.bool_)
+    mask.ravel()[np.random.default_rng(6).choice(mask.size, 1_050, replace=False)] = True
+    matched = maximum_bipartite_matching(csr_array(mask)) >= 0
+    for cost in (FREE, PAID, CallCost(interval=0.0)):
+        assert cheapest(grid(mask), cost).planned_calls == np.count_nonzero(matched)
 
 
 def test_the_best_plan_depends_on_the_quota() -> None:

@@ -64,10 +64,25 @@ class Records:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def start_run(self, run_id: UUID, flow: str, asked: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    def start_run(
+        self,
+        run_id: UUID,
+        flow: str,
+        asked: Mapping[str, Any],
+        plan: Mapping[str, Any],
+        as_of: datetime | None = None,
+    ) -> None:
         """Open a run's row, with what it is asked and going to do; one that is there already keeps its counters.
 
         Rows of runs that died without closing theirs are closed as ``Crashed``.
+
+        Args:
+            run_id: the run's.
+            flow: which kind of run.
+            asked: the request, with its source and timeframe.
+            plan: the plan's summary.
+            as_of: the instant that the run takes for the present, aware; None: the database's. A row that is there
+                already keeps its own: what the run wrote is known since then.
         """
         values = {
             "state": "Running",
@@ -82,6 +97,8 @@ class Records:
                 connection.execute(sa.update(run).where(run.c.run_id == run_id).values(**values))
                 return
             row = {"flow": flow, "source": asked["source"], "timeframe": asked["timeframe"], "asked": dict(asked)}
+            if as_of is not None:
+                row["as_of"] = as_of
             connection.execute(sa.insert(run).values(run_id=run_id, **row, **values))
 
     @contextmanager

@@ -100,6 +100,7 @@ revision = sa.Table(
     *_values("new_"),
     sa.Column("run_id", sa.Uuid, nullable=False, comment="the run that saw the new values"),
     sa.Column("seen_at", _INSTANT, nullable=False, server_default=sa.func.now()),
+    sa.Column("old_run_id", sa.Uuid, comment="the run that had written the old values"),
     sa.Index("revision_of_bar", "ticker", "timeframe", "ts"),
 )
 
@@ -147,4 +148,11 @@ run = sa.Table(
     sa.Column("started_at", _INSTANT, nullable=False, server_default=sa.func.now()),
     sa.Column("ended_at", _INSTANT),
     sa.Column("report", _JSON),
+    sa.Column(
+        "as_of",
+        _INSTANT,
+        nullable=False,
+        server_default=sa.func.now(),
+        comment="what the run took for the present: all that it wrote is known since then",
+    ),
 )

@@ -111,10 +111,11 @@ _DIFFERS = """
 REVISE: Final = sa.text(f"""
     INSERT INTO revision (source, ticker, timeframe, session, ts,
         old_open, old_high, old_low, old_close, old_volume, old_vwap, old_trades,
-        new_open, new_high, new_low, new_close, new_volume, new_vwap, new_trades, run_id)
+        new_open, new_high, new_low, new_close, new_volume, new_vwap, new_trades, run_id, old_run_id, seen_at)
     SELECT :source, bar.ticker, bar.timeframe, bar.session, bar.ts,
         bar.open, bar.high, bar.low, bar.close, bar.volume, bar.vwap, bar.trades,
-        staged.open, staged.high, staged.low, staged.close, staged.volume, staged.vwap, staged.trades, :run_id
+        staged.open, staged.high, staged.low, staged.close, staged.volume, staged.vwap, staged.trades, :run_id,
+        bar.run_id, COALESCE((SELECT as_of FROM run WHERE run_id = :run_id), now())
     FROM bar JOIN {_STAGED} AS staged ON {_SAME}
     WHERE {_DIFFERS}
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))  # noqa: S608  (fixed text, no value in it)

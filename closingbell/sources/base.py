@@ -97,9 +97,10 @@ class Identity:
     """Who trades under a ticker, and what it was called before.
 
     Attributes:
-        instrument_id: stable over renames: the composite FIGI, else ``CIK`` and the company's SEC number.
-        name: the company's or fund's.
-        changes: its tickers, oldest first, each once a period; the last one is today's.
+        instrument_id: stable over renames: ``FIGI:BBG000MM2P62`` with the composite FIGI, else ``CIK:0001326801`` with
+            the company's SEC number, 10 digits, which all of its share classes have in common.
+        name: the company's or fund's; empty if not told.
+        changes: its tickers, oldest first, each once a period, no two from one day on; the last one is today's.
     """
 
     instrument_id: str

@@ -188,14 +188,43 @@ def test_a_fault_is_one_typed_error_after_one_attempt(
     assert (len(server.requests), gate.calls, gate.inside, source.calls) == (1, 1, 0, {"range": 1})
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503, 302, 301])
-def test_a_market_day_and_splits_fail_alike(status: int, server: FaultServer, source: PolygonSource) -> None:
-    server.reply(answer({"status": "NOT_FOUND", "message": "Not found."}, status))
-    for ask in (lambda: source.market_day(FIRST), lambda: source.splits(FIRST)):
-        with pytest.raises(ClosingbellError) as caught:
-            ask()
-        assert not isinstance(caught.value, UnknownTickerError), "no ticker was asked, so none is unknown"
-    assert len(server.requests) == 2
+ASKS: dict[str, Callable[[PolygonSource], object]] = {
+    "market_day": lambda source: source.market_day(FIRST),
+    "splits": lambda source: source.splits(FIRST),
+    "dividends": lambda source: source.dividends(FIRST),
+    "events": lambda source: source.identity("AAPL"),
+}
+
+
+@pytest.mark.parametrize("kind", ASKS)
+@pytest.mark.parametrize(
+    "fault", [f for f in FAULTS if f.name not in ("404-ticker", "ticker-is-key")], ids=lambda fault: fault.name
+)
+def test_every_kind_of_call_fails_alike(
+    fault: Fault,
+    kind: str,
+    server: FaultServer,
+    connect: Callable[..., PolygonSource],
+    gate: OpenGate,
+    logs: pytest.LogCaptureFixture,
+) -> None:
+    source = connect(read_timeout=0.15, call_timeout=0.3)
+    server.reply(fault.reply)
+    with pytest.raises(ClosingbellError) as caught:
+        ASKS[kind](source)
+    assert type(caught.value) is fault.error
+    assert fault.what in caught.value.what
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    assert CANARY not in texts_of(caught.value)
+    assert (len(server.requests), gate.calls, gate.inside, source.calls) == (1, 1, 0, {kind: 1})
+
+
+@pytest.mark.parametrize("kind", ["market_day", "splits", "dividends"])
+def test_where_no_ticker_is_in_the_path_none_is_unknown(kind: str, server: FaultServer, source: PolygonSource) -> None:
+    server.reply(answer({"status": "NOT_FOUND", "message": "Not found."}, 404))
+    with pytest.raises(RetryableError, match="does not serve this call"):
+        ASKS[kind](source)
 
 
 def test_refused(

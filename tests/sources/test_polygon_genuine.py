@@ -18,6 +18,7 @@ from closingbell.errors import (
     NotEntitledError,
     RetryableError,
 )
+from closingbell.sources.base import TickerChange
 from closingbell.sources.polygon import PolygonSource
 
 DATA = Path(os.environ.get("CLOSINGBELL_DATA", "")) / "polygon"
@@ -84,6 +85,28 @@ def test_splits(server: FaultServer, source: PolygonSource) -> None:
     splits = {split.ticker: split for split in source.splits(date(2022, 5, 1))}
     assert (splits["GOOGL"].split_from, splits["GOOGL"].split_to) == (1, 20)
     assert (splits["BRW"].split_from, splits["BRW"].split_to) == (2, 1)
+
+
+def test_dividends(server: FaultServer, source: PolygonSource) -> None:
+    server.reply(answer(body("client_mock_v3_reference_dividends.json")))
+    sent = json.loads(body("client_mock_v3_reference_dividends.json"))["results"]
+    found = source.dividends(date(2023, 8, 11))
+    assert [(d.ticker, d.ex_date.isoformat(), d.cash_amount) for d in found] == [
+        (row["ticker"], row["ex_dividend_date"], row["cash_amount"]) for row in sent
+    ]
+    assert {(d.currency, d.kind, d.id) for d in found} == {("USD", "CD", None)}
+    assert found[-1].pay_date == date(2023, 8, 15)
+    with pytest.raises(MalformedResponseError, match="not asked for"):
+        source.dividends(date(2023, 8, 12))
+
+
+def test_identity(server: FaultServer, source: PolygonSource) -> None:
+    """The vendor's day of the change is a Saturday; the first session under the new ticker was 2022-06-09."""
+    server.reply(answer(body("client_mock_vX_reference_tickers_META_events_types_ticker_change.json")))
+    meta = source.identity("META")
+    assert (meta.instrument_id, meta.name) == ("FIGI:BBG000MM2P62", "Meta Platforms, Inc. Class A Common Stock")
+    assert meta.changes == (TickerChange("FB", date(2012, 5, 18)), TickerChange("META", date(2022, 6, 11)))
+    assert source.identity("FB") == meta
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,18 @@ from numpy.typing import NDArray
 
 from closingbell.bars import Bars
 from closingbell.calendar import AssetClass, asset_class, calendar_for
-from closingbell.sources.base import MarketDayPage, Split
+from closingbell.sources.base import Dividend, Identity, MarketDayPage, Split, TickerChange
 from closingbell.sources.polygon import checks
-from closingbell.sources.polygon.wire import MarketDayBody, RangeBody, SplitsBody, columns, decode
+from closingbell.sources.polygon.question import Listing
+from closingbell.sources.polygon.wire import (
+    DividendsBody,
+    EventsBody,
+    MarketDayBody,
+    RangeBody,
+    SplitsBody,
+    columns,
+    decode,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -77,23 +86,66 @@ def market_day(data: bytes, session: date, kind: AssetClass, wanted: Collection[
     return MarketDayPage(session, Bars(tuple(number), rows), len(results), len(results) - len(chosen))
 
 
-def splits(
-    data: bytes, since: date, until: date | None, ticker: str | None, subject: str
-) -> tuple[list[Split], str | None]:
+def splits(data: bytes, listing: Listing) -> tuple[list[Split], str | None]:
     """One page of splits, and the address of the next page if there is one.
 
     Raises:
         MalformedResponseError: the status is not good, there is no list, or an entry was not asked for.
     """
-    body = decode(data, SplitsBody, subject)
-    checks.status(body, subject)
+    body = decode(data, SplitsBody, str(listing))
+    checks.status(body, str(listing))
+    rows = checks.listed(body.results, listing)
+    for row in rows:
+        checks.asked(row.ticker, row.execution_date, listing)
+    return [Split(r.ticker, r.execution_date, r.split_from, r.split_to, r.id) for r in rows], body.next_url
+
+
+def dividends(data: bytes, listing: Listing) -> tuple[list[Dividend], str | None]:
+    """One page of dividends, and the address of the next page if there is one.
+
+    Raises:
+        MalformedResponseError: as for :func:`splits`; an entry without an ex-date, or of less than nothing, is none.
+    """
+    body = decode(data, DividendsBody, str(listing))
+    checks.status(body, str(listing))
+    rows = checks.listed(body.results, listing)
+    for row in rows:
+        checks.asked(row.ticker, row.ex_dividend_date, listing)
+    paid = [row for row in rows if row.cash_amount > 0]
+    if len(paid) < len(rows):
+        # Nothing paid changes no price; to refuse the page for it would cost every other ticker its dividends.
+        zeros = len(rows) - len(paid)
+        _log.warning("Left out %d dividends of 0 among the %d of an answer to %s.", zeros, len(rows), listing)
     found = [
-        Split(row.ticker, row.execution_date, row.split_from, row.split_to, row.id)
-        for row in checks.listed(body, subject)
+        Dividend(
+            row.ticker,
+            row.ex_dividend_date,
+            row.cash_amount,
+            row.currency or "USD",
+            row.dividend_type or "CD",
+            row.pay_date,
+            row.id,
+        )
+        for row in paid
     ]
-    for split in found:
-        checks.asked(split, since, until, ticker, subject)
     return found, body.next_url
+
+
+def identity(data: bytes, ticker: str, subject: str) -> Identity:
+    """The instrument that trades under ``ticker``, with every ticker that it has had.
+
+    Raises:
+        MalformedResponseError: the status is not good, the instrument has no id, its tickers are not dated one after
+            the other, or the one asked is not among them.
+    """
+    body = decode(data, EventsBody, subject)
+    checks.status(body, subject)
+    told, instrument_id = checks.instrument(body, subject)
+    changes: list[TickerChange] = []
+    for change in checks.changes(told.events, ticker, subject):
+        if not changes or changes[-1].ticker != change.ticker:
+            changes.append(change)
+    return Identity(instrument_id, told.name or "", tuple(changes))
 
 
 def _open_at_the_bell(rows: NDArray[np.void], kind: AssetClass) -> None:

@@ -6,21 +6,30 @@ every ticker, and the particulars in ``value``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import date
+from itertools import pairwise
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from closingbell.errors import MalformedResponseError
-from closingbell.sources.base import Split
-from closingbell.sources.polygon.wire import Envelope, SplitRow, SplitsBody
+from closingbell.sources.base import TickerChange
+from closingbell.sources.polygon.question import Listing
+from closingbell.sources.polygon.wire import BarsEnvelope, Envelope, Event, EventsBody, Instrument
 
 #: ``DELAYED`` is what a plan with delayed data calls a good answer.
-_GOOD = ("OK", "DELAYED")
+_GOOD: Final = ("OK", "DELAYED")
+
+_FIGI: Final = re.compile(r"[A-Z0-9]{12}")
+_CIK: Final = re.compile(r"0*([1-9][0-9]{0,9})")
+
+Row = TypeVar("Row")
 
 
-def status(body: Envelope | SplitsBody, subject: str) -> None:
+def status(body: Envelope, subject: str) -> None:
     """The answer calls itself good; a 200 may carry an error all the same."""
     if body.status not in _GOOD:
         said = body.error or body.message
@@ -29,7 +38,7 @@ def status(body: Envelope | SplitsBody, subject: str) -> None:
         )
 
 
-def count(body: Envelope, rows: Sequence[object] | None, subject: str) -> None:
+def count(body: BarsEnvelope, rows: Sequence[object] | None, subject: str) -> None:
     """There are as many rows as the answer says; if none, it says so."""
     told, got = body.resultsCount, len(rows or ())
     if told is None:
@@ -38,7 +47,7 @@ def count(body: Envelope, rows: Sequence[object] | None, subject: str) -> None:
         raise _malformed("the answer has not the number of rows it says", f"{subject}: {got:,} came, {told:,} said")
 
 
-def ticker(body: Envelope, asked: str, subject: str) -> None:
+def ticker(body: BarsEnvelope, asked: str, subject: str) -> None:
     """The answer is of the ticker asked, letter for letter: ``PEBpE`` and ``PEBPE`` are different shares."""
     if body.ticker != asked:
         raise _malformed("the answer is of another ticker", f"{subject}: {body.ticker!r}")
@@ -104,19 +113,55 @@ def tickers_once(tickers: Sequence[str], subject: str) -> None:
         raise _malformed("the answer has its whole market twice", f"{subject}: {half:,} tickers, each two times")
 
 
-def listed(body: SplitsBody, subject: str) -> list[SplitRow]:
-    """An answer about splits has a list, be it an empty one."""
-    if body.results is None:
-        raise _malformed("the answer has no list of splits", subject)
-    return body.results
+def listed(rows: list[Row] | None, listing: Listing) -> list[Row]:
+    """An answer about splits or dividends has a list, be it an empty one."""
+    if rows is None:
+        raise _malformed(f"the answer has no list of {listing.facts}", str(listing))
+    return rows
 
 
-def asked(split: Split, since: date, until: date | None, ticker: str | None, subject: str) -> None:
-    """A split is of the dates and of the ticker asked."""
-    if split.execution_date < since or (until and split.execution_date > until) or ticker not in (None, split.ticker):
-        raise _malformed(
-            "the answer has splits that were not asked for", f"{subject}: {split.ticker} {split.execution_date}"
-        )
+def asked(ticker: str, day: date, listing: Listing) -> None:
+    """A split or a dividend is of the dates and of the ticker asked."""
+    if not listing.covers(ticker, day):
+        raise _malformed(f"the answer has {listing.facts} that were not asked for", f"{listing}: {ticker} {day}")
+
+
+def instrument(body: EventsBody, subject: str) -> tuple[Instrument, str]:
+    """An answer about a ticker's events says whose they are: the instrument, and its id.
+
+    One without an id cannot be told from the next to use its ticker.
+    """
+    told = body.results
+    if told is None:
+        raise _malformed("the answer tells of no instrument", subject)
+    if told.composite_figi and _FIGI.fullmatch(told.composite_figi):
+        return told, f"FIGI:{told.composite_figi}"
+    if told.cik and (number := _CIK.fullmatch(told.cik)):
+        return told, f"CIK:{number[1]:0>10}"
+    ids = f"{subject}: FIGI {told.composite_figi!r}, CIK {told.cik!r}"
+    raise _malformed("the answer's instrument has no id", ids)
+
+
+def changes(events: Sequence[Event], asked: str, subject: str) -> list[TickerChange]:
+    """The changes of ticker among ``events``, by day; one of them is to the ticker asked.
+
+    A day with two tickers is refused: nothing tells which of them came first.
+    """
+    found = set[TickerChange]()
+    for event in events:
+        if event.type == "ticker_change":
+            if event.day is None or event.ticker_change is None:
+                raise _malformed("the answer has a change of ticker without its day or its ticker", subject)
+            found.add(TickerChange(event.ticker_change.ticker, event.day))
+    if not found:
+        raise _malformed("the answer names no ticker of its instrument", subject)
+    if asked not in {change.ticker for change in found}:
+        raise _malformed("the answer is of another ticker", f"{subject}: {sorted({c.ticker for c in found})}")
+    ordered = sorted(found, key=lambda change: change.day)
+    for one, next_one in pairwise(ordered):
+        if one.day == next_one.day:
+            raise _malformed("the answer has two tickers from the same day on", f"{subject}: {one.day}")
+    return ordered
 
 
 def _malformed(what: str, value: str) -> MalformedResponseError:

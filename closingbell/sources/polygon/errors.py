@@ -44,7 +44,8 @@ from closingbell.errors import (
 #: No Retry-After is followed for longer than this: more looks like a hang, and a later run will ask again anyway.
 LONGEST_WAIT: Final = 3600.0
 
-_RANGES: Final = "/v2/aggs/ticker/"
+#: Where a path names a ticker that may be unknown.
+_OF_A_TICKER: Final = ("/v2/aggs/ticker/", "/vX/reference/tickers/")
 
 
 class _Failure(msgspec.Struct):
@@ -86,7 +87,7 @@ def of_status(status: int, path: str, headers: Mapping[str, str], body: bytes) -
         return ConfigurationError("the vendor refuses the key", value=shown, fix="Set POLYGON_API_KEY to a valid key")
     if status == 403 and parsed:
         return _forbidden(lower, shown)
-    if status == 404 and parsed and parsed.status == "NOT_FOUND" and path.startswith(_RANGES):
+    if status == 404 and parsed and parsed.status == "NOT_FOUND" and path.startswith(_OF_A_TICKER):
         return UnknownTickerError("the vendor knows no such ticker", value=shown, fix="Check its spelling and case")
     if status in (301, 308):
         target = urllib3.util.parse_url(headers.get("Location", "")).host

@@ -1,12 +1,12 @@
-"""The source itself: three kinds of call, through the vendor's own client."""
+"""The source itself: five kinds of call, through the vendor's own client."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime
-from typing import Final, NoReturn, cast
+from datetime import date
+from typing import Final, NoReturn, TypeVar, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -14,11 +14,12 @@ from polygon import RESTClient
 
 from closingbell.bars import Bars
 from closingbell.calendar import AssetClass
-from closingbell.errors import ClosingbellError, ConfigurationError, UnknownTickerError
+from closingbell.errors import ClosingbellError, ConfigurationError
 from closingbell.quota import Gate
-from closingbell.sources.base import MarketDayPage, Page, Split
+from closingbell.sources.base import Dividend, Identity, MarketDayPage, Page, Split
 from closingbell.sources.polygon import answers
 from closingbell.sources.polygon.cursor import Cursors
+from closingbell.sources.polygon.question import Listing, check_dates, check_ticker
 from closingbell.sources.polygon.redact import Redactor
 from closingbell.sources.polygon.tally import Tally
 from closingbell.sources.polygon.transport import Answer, Limits, Transport
@@ -36,17 +37,16 @@ _TIMESPANS: Final = {
 #: The vendor's maximum of base bars a page; its default is a tenth of it.
 PAGE: Final = 50_000
 
-#: The vendor's maximum of splits a page; its default is 10.
-SPLITS_PAGE: Final = 1_000
-
-#: The letters of every kind of symbol that the vendor lists, e.g. ``BRK.B``, ``PEBpE``, ``X:BTCUSD``.
-_TICKER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_+\-]{0,39}")
+#: The vendor's maximum of splits or dividends a page; its default is 10.
+LISTING_PAGE: Final = 1_000
 
 _MARKETS: Final = {"stocks": ("us", "stocks"), "crypto": ("global", "crypto"), "fx": ("global", "fx")}
 
+Fact = TypeVar("Fact")
+
 
 class PolygonSource:
-    """Bars and splits from Polygon.io (Massive), raw: prices are never adjusted for splits.
+    """Bars and facts about shares from Polygon.io (Massive), raw: prices are never adjusted.
 
     Every page of every call is one HTTP attempt, which passes ``gate`` and is never repeated here. An instance may be
     used from ``pool_size`` threads at once, over connections that stay open.
@@ -107,7 +107,7 @@ class PolygonSource:
 
     @property
     def calls(self) -> dict[str, int]:
-        """HTTP attempts so far by kind: ``range``, ``market_day``, ``splits``."""
+        """HTTP attempts so far by kind: ``range``, ``market_day``, ``splits``, ``dividends``, ``events``."""
         return self._tally.calls
 
     @property
@@ -133,8 +133,8 @@ class PolygonSource:
                 the error are not to be taken for the whole.
         """
         multiplier, timespan = _TIMESPANS[timeframe]
-        _check_dates(first, last)
-        _check_ticker(ticker)
+        check_dates(first, last)
+        check_ticker(ticker)
         subject = f"{ticker} {timeframe} {first}..{last}"
         cursors = Cursors(f"/v2/aggs/ticker/{ticker}/range/{multiplier}/{timespan}/", subject)
         answer = self._client.list_aggs(
@@ -172,7 +172,7 @@ class PolygonSource:
         Raises:
             ClosingbellError: as for :meth:`range`.
         """
-        _check_dates(session, session)
+        check_dates(session, session)
         locale, market = _MARKETS[asset_class]
         subject = f"market day {session} of {asset_class}"
         answer = self._client.get_grouped_daily_aggs(
@@ -191,26 +191,69 @@ class PolygonSource:
         Raises:
             ClosingbellError: as for :meth:`range`.
         """
-        _check_dates(since, until or since)
-        if ticker is not None:
-            _check_ticker(ticker)
-        subject = f"splits {ticker or ''} since {since}".replace("  ", " ")
-        cursors = Cursors("/v3/reference/splits", subject)
+        listing = Listing("splits", since, until, ticker)
         answer = self._client.list_splits(
             ticker=ticker,
             execution_date_gte=since.isoformat(),
             execution_date_lte=until and until.isoformat(),
-            limit=SPLITS_PAGE,
+            limit=LISTING_PAGE,
             sort="execution_date",
             order="asc",
             raw=True,
         )
-        found: dict[tuple[str, date], Split] = {}
+        return self._listed(listing, answer, answers.splits, lambda split: (split.ticker, split.execution_date))
+
+    def dividends(self, since: date, until: date | None = None, ticker: str | None = None) -> list[Dividend]:
+        """The cash dividends with an ex-date from ``since`` to ``until``, both included, or announced for later.
+
+        Entries that are equal in everything are one; others of the same ticker and date are several dividends, as a
+        regular and a special one are. One call for each 1,000 entries.
+
+        Raises:
+            ClosingbellError: as for :meth:`range`.
+        """
+        listing = Listing("dividends", since, until, ticker)
+        answer = self._client.list_dividends(
+            ticker=ticker,
+            ex_dividend_date_gte=since.isoformat(),
+            ex_dividend_date_lte=until and until.isoformat(),
+            limit=LISTING_PAGE,
+            sort="ex_dividend_date",
+            order="asc",
+            raw=True,
+        )
+        return self._listed(listing, answer, answers.dividends, lambda dividend: dividend)
+
+    def identity(self, ticker: str) -> Identity:
+        """Who trades under ``ticker`` now, or did last, with every ticker it has had; one call.
+
+        The vendor calls this answer experimental, and its days are not exact: it has META from Saturday, 2022-06-11,
+        where the first session under that name was the Thursday before.
+
+        Raises:
+            UnknownTickerError: the vendor knows of nobody under it.
+            ClosingbellError: as for :meth:`range`. An instrument with neither FIGI nor CIK is a malformed answer.
+        """
+        check_ticker(ticker)
+        answer = self._client.get_ticker_events(ticker, types="ticker_change", raw=True)
+        with self._reading():
+            return answers.identity(answer.data, ticker, f"events of {ticker}")
+
+    def _listed(
+        self,
+        listing: Listing,
+        answer: Answer,
+        read: Callable[[bytes, Listing], tuple[list[Fact], str | None]],
+        key: Callable[[Fact], Hashable],
+    ) -> list[Fact]:
+        """All pages of a list of facts; of those with the same key the last one counts, at the first one's place."""
+        cursors = Cursors(f"/v3/reference/{listing.facts}", str(listing))
+        found: dict[Hashable, Fact] = {}
         while True:
             with self._reading():
                 known = len(found)
-                page, next_url = answers.splits(answer.data, since, until, ticker, subject)
-                found.update({(split.ticker, split.execution_date): split for split in page})
+                page, next_url = read(answer.data, listing)
+                found.update((key(fact), fact) for fact in page)
                 target = cursors.follow(next_url, advanced=len(found) > known)
             if target is None:
                 return list(found.values())
@@ -243,19 +286,3 @@ def _checked_url(url: str) -> str:
             fix="Set it to http(s)://host[:port], without a key or a question mark",
         )
     return url.rstrip("/")
-
-
-def _check_dates(first: date, last: date) -> None:
-    for day in (first, last):
-        if isinstance(day, datetime) or not isinstance(day, date):
-            raise TypeError(f"a session is a date, not {day!r}")
-    if last < first:
-        raise ValueError(f"the last session {last} is before the first, {first}")
-
-
-def _check_ticker(ticker: str) -> None:
-    """Let nothing into a URL's path that could make it another path."""
-    if not _TICKER.fullmatch(ticker):
-        raise UnknownTickerError(
-            "this cannot be a ticker", value=repr(ticker[:60]), fix="Write it as the vendor does, such as BRK.B"
-        )

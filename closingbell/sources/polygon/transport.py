@@ -33,6 +33,8 @@ _KINDS: Final = {
     "/v2/aggs/ticker/": "range",
     "/v2/aggs/grouped/": "market_day",
     "/v3/reference/splits": "splits",
+    "/v3/reference/dividends": "dividends",
+    "/vX/reference/tickers/": "events",
 }
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 from numpy.typing import NDArray
 
 from closingbell.bars import BAR, NO_TRADES
@@ -45,25 +45,30 @@ class TickerRow(Row, gc=False, kw_only=True):
 
 
 class Envelope(Struct):
-    """What surrounds the rows of a range or a market day; ``error`` and ``message`` come with a bad status."""
+    """What surrounds every answer's results; ``error`` and ``message`` come with a bad status."""
 
     status: str | None = None
-    ticker: str | None = None
-    queryCount: int | None = None  # noqa: N815 - the vendor's name
-    resultsCount: int | None = None  # noqa: N815 - the vendor's name
-    adjusted: bool | None = None
     next_url: str | None = None
     error: str | None = None
     message: str | None = None
 
 
-class RangeBody(Envelope):
+class BarsEnvelope(Envelope):
+    """What surrounds the rows of a range or a market day."""
+
+    ticker: str | None = None
+    queryCount: int | None = None  # noqa: N815 - the vendor's name
+    resultsCount: int | None = None  # noqa: N815 - the vendor's name
+    adjusted: bool | None = None
+
+
+class RangeBody(BarsEnvelope):
     """``/v2/aggs/ticker/{ticker}/range/...``."""
 
     results: list[Row] | None = None
 
 
-class MarketDayBody(Envelope):
+class MarketDayBody(BarsEnvelope):
     """``/v2/aggs/grouped/...``: no ticker above, one in each row."""
 
     results: list[TickerRow] | None = None
@@ -82,19 +87,64 @@ class SplitRow(Struct):
     id: str | None = None
 
 
-class SplitsBody(Struct):
+class SplitsBody(Envelope):
     """``/v3/reference/splits``: without counts, so that ``results`` itself is the evidence of emptiness."""
 
-    status: str | None = None
     results: list[SplitRow] | None = None
-    next_url: str | None = None
-    error: str | None = None
-    message: str | None = None
 
 
-Body = TypeVar("Body", RangeBody, MarketDayBody, SplitsBody)
+class DividendRow(Struct):
+    """One dividend of ``cash_amount`` a share. The question is by ex-date, so a row without one is no answer to it."""
 
-_DECODERS: Final = {kind: msgspec.json.Decoder(kind) for kind in (RangeBody, MarketDayBody, SplitsBody)}
+    ticker: str
+    ex_dividend_date: date
+    cash_amount: Annotated[float, Meta(ge=0)]
+    currency: str | None = None
+    dividend_type: str | None = None
+    pay_date: date | None = None
+    id: str | None = None
+
+
+class DividendsBody(Envelope):
+    """``/v3/reference/dividends``: as for splits, ``results`` is the evidence of emptiness."""
+
+    results: list[DividendRow] | None = None
+
+
+class NewTicker(Struct):
+    """What a ticker changed to."""
+
+    ticker: Annotated[str, Meta(min_length=1)]
+
+
+class Event(Struct):
+    """Something that happened to an instrument; only a ``type`` of ``ticker_change`` has a ``ticker_change``."""
+
+    type: str = ""
+    day: date | None = field(name="date", default=None)
+    ticker_change: NewTicker | None = None
+
+
+class Instrument(Struct):
+    """Whose events they are. FIGI and CIK are absent where the vendor does not know them."""
+
+    name: str | None = None
+    composite_figi: str | None = None
+    cik: str | None = None
+    events: list[Event] = []
+
+
+class EventsBody(Envelope):
+    """``/vX/reference/tickers/{ticker}/events``."""
+
+    results: Instrument | None = None
+
+
+Body = TypeVar("Body", RangeBody, MarketDayBody, SplitsBody, DividendsBody, EventsBody)
+
+_DECODERS: Final = {
+    kind: msgspec.json.Decoder(kind) for kind in (RangeBody, MarketDayBody, SplitsBody, DividendsBody, EventsBody)
+}
 
 
 def decode(data: bytes, kind: type[Body], subject: str) -> Body:

@@ -6,9 +6,9 @@ one array of 14 million booleans.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 #: Why a cell inside the watermark has no bar.
 REASONS: Final = ("empty", "unpublished", "unentitled", "failed", "quarantined", "pending")
 
-#: Reasons that the next run tries again by itself; the others stand until someone asks.
+#: Reasons that the next run tries again by itself; the others wait for their time, see ``closingbell/healing.py``.
 RETRYABLE: Final = ("failed", "unpublished", "pending")
 
 #: What the ledger says of a cell whose ticker was not on its market day.
@@ -36,13 +36,23 @@ class Watermark:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """One cell inside the watermark with no bar, and why."""
+    """One cell inside the watermark with no bar, and why.
+
+    Attributes:
+        ticker: as the vendor writes it.
+        session: a date of its calendar.
+        reason: one of :data:`REASONS`.
+        attempts: calls made in vain.
+        last_error: what the vendor or the network said last.
+        asked_at: the instant of the last of those calls, aware, UTC; None where nobody kept it.
+    """
 
     ticker: str
     session: date
     reason: str
     attempts: int = 0
     last_error: str | None = None
+    asked_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +109,16 @@ def accounted(cells: Cells, ledger: Ledger, again: Sequence[str] = RETRYABLE) ->
             first[row[ticker]], last[row[ticker]] = mark.first, mark.last
     known = (cells.sessions >= first[:, None]) & (cells.sessions <= last[:, None])
     open_gaps = [gap for gap in ledger.gaps if gap.reason in again and gap.ticker in row]
-    known[_positions(cells, row, open_gaps)] = False
+    known[_positions(cells, row, [(gap.ticker, gap.session) for gap in open_gaps])] = False
     return known
 
 
-def _positions(cells: Cells, row: Mapping[str, int], gaps: Sequence[Gap]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of those gaps whose session is in the grid."""
-    rows = np.array([row[gap.ticker] for gap in gaps], np.intp)
-    days = np.array([gap.session for gap in gaps], "M8[D]")
+def _positions(
+    cells: Cells, row: Mapping[str, int], wanted: Sequence[tuple[str, date]]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of those cells whose session is in the grid."""
+    rows = np.array([row[ticker] for ticker, _ in wanted], np.intp)
+    days = np.array([session for _, session in wanted], "M8[D]")
     columns = np.searchsorted(cells.sessions, days)
     inside = columns < len(cells.sessions)
     inside[inside] = cells.sessions[columns[inside]] == days[inside]
@@ -119,7 +131,15 @@ def to_ask_by_name(cells: Cells, ledger: Ledger) -> NDArray[np.bool_]:
     return np.array([ticker in absent for ticker in cells.tickers], np.bool_)
 
 
-def missing(cells: Cells, ledger: Ledger, recheck_sessions: int = 0) -> Cells:
+def mask_of(cells: Cells, wanted: Iterable[tuple[str, date]]) -> NDArray[np.bool_]:
+    """Those of some (ticker, session) cells that lie in the grid; shape (n, m), bool."""
+    row = {ticker: i for i, ticker in enumerate(cells.tickers)}
+    found = np.zeros(cells.mask.shape, np.bool_)
+    found[_positions(cells, row, [cell for cell in wanted if cell[0] in row])] = True
+    return found
+
+
+def missing(cells: Cells, ledger: Ledger, recheck_sessions: int = 0, again: Iterable[tuple[str, date]] = ()) -> Cells:
     """The cells to fetch: those not accounted for, and those of the last sessions once more.
 
     Args:
@@ -127,8 +147,9 @@ def missing(cells: Cells, ledger: Ledger, recheck_sessions: int = 0) -> Cells:
         ledger: what is known about it.
         recheck_sessions: how many of the grid's last sessions are fetched again although they are stored,
             because vendors correct bars for days.
+        again: cells that are accounted for and whose time to be asked again has come.
     """
-    wanted = ~accounted(cells, ledger)
+    wanted = ~accounted(cells, ledger) | mask_of(cells, again)
     if recheck_sessions:
         wanted[:, -recheck_sessions:] = True
     return cells.only(wanted)

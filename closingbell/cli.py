@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from datetime import date
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +23,10 @@ from closingbell.errors import ClosingbellError, ConfigurationError
 
 if TYPE_CHECKING:
     from closingbell.settings import Settings
-    from closingbell.store import Store
+    from closingbell.store import Reconciliation, Store
+
+#: How many cells of a kind ``doctor`` names.
+_SHOWN: Final = 10
 
 #: Exit codes that scripts can rely on.
 OK: Final = 0
@@ -90,6 +94,9 @@ def asking(command: Any) -> Any:
             default=0,
             show_default=True,
             help="Fetch this many of the last sessions again.",
+        ),
+        click.option(
+            "--ask-again", is_flag=True, help="Ask again also for cells known to be empty, not ours, or in quarantine."
         ),
     ):
         command = option(command)
@@ -162,6 +169,7 @@ def plan(
     start: date | None,
     end: date | None,
     recheck_sessions: int,
+    ask_again: bool,
     as_json: bool,
 ) -> None:
     """Show which calls an ingest would make, and make none.
@@ -176,7 +184,15 @@ def plan(
     with opened() as (settings, store):
         now = Clock(settings.closingbell_now).now()
         names = universes.resolve(universe, tickers)
-        asked = request.build(names, start, end, now, recheck_sessions=recheck_sessions, source=settings.source)
+        asked = request.build(
+            names,
+            start,
+            end,
+            now,
+            recheck_sessions=recheck_sessions,
+            ask_again=ask_again,
+            source=settings.source,
+        )
         night = work_out(store, asked, settings.quota, settings.market_day_rows, now)
     calls = [str(call) for call in night.plan.calls]
     show({**night.plan.summary(), "calls": calls}, report.night_lines(night, str(settings.quota)), as_json)
@@ -203,6 +219,8 @@ def status(ticker: str | None, as_json: bool) -> None:
 def doctor(as_json: bool) -> None:
     """Check settings, database and ledger; say what to mend. Exits with 1 when a cell is not accounted for.
 
+    Every bar is held against the ledger, to the cell; the next run over the tickers mends what is found.
+
     Example: closingbell doctor
     """
     with opened() as (settings, store):
@@ -213,14 +231,37 @@ def doctor(as_json: bool) -> None:
         "database  ok: reachable, at the newest migration",
         *(f"ledger    {source} {timeframe}: {sums}" for (source, timeframe), sums in found.items()),
     ]
-    unexplained = {ticker: n for sums in found.values() for ticker, n in sums.unexplained.items()}
-    if unexplained:
-        names = ", ".join(f"{ticker} ({n:+d})" for ticker, n in list(unexplained.items())[:20])
-        lines.append(f"mend      {len(unexplained):,} tickers do not add up: {names}")
-    value = {"ok": not unexplained, "unexplained": unexplained, "cells": sum(sums.expected for sums in found.values())}
+    lines += _damage_lines(found)
+    damage = {key: sums.damage for key, sums in found.items() if sums.damage}
+    value = {
+        "ok": not damage,
+        "unexplained": {ticker: n for sums in found.values() for ticker, n in sums.unexplained.items()},
+        "cells": sum(sums.expected for sums in found.values()),
+        "damage": [
+            {"source": source, "timeframe": timeframe, **asdict(wrong)} for (source, timeframe), wrong in damage.items()
+        ],
+    }
     show(value, lines, as_json)
-    if unexplained:
+    if damage:
         sys.exit(CELLS_FAILED)
+
+
+def _damage_lines(found: Mapping[tuple[str, str], Reconciliation]) -> Iterator[str]:
+    """What is wrong in each ledger, with the first cells by name, and what to do about it."""
+    for (source, timeframe), sums in found.items():
+        wrong = sums.damage
+        if not wrong:
+            continue
+        yield f"mend      {source} {timeframe}: {wrong}"
+        for what, cells in (("neither", wrong.lost), ("both", wrong.contradicted)):
+            yield from (f"          {what:<8} {ticker} {session}" for ticker, session in cells[:_SHOWN])
+            if len(cells) > _SHOWN:
+                yield f"          {what:<8} and {len(cells) - _SHOWN:,} more: closingbell doctor --json"
+        if wrong.orphans:
+            names = list(wrong.orphans)
+            more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+            yield f"          no watermark  {', '.join(names[:_SHOWN])}{more}"
+        yield "next      closingbell retry all: mends the ledger and asks again for exactly these cells"
 
 
 @cli.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Final
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from closingbell import cells, plan
 from closingbell.calendar import AssetClass, calendar_for
-from closingbell.cells import Cells
+from closingbell.cells import Cells, Ledger
+from closingbell.healing import AGAIN, Cell, Damage, due
 from closingbell.outcome import Judge
 from closingbell.plan import CallCost, Plan
 from closingbell.quota import Quota
@@ -30,10 +31,12 @@ class Night:
 
     Attributes:
         request: what was asked for.
-        grids: every cell of it.
+        grids: every cell of it, and those before it that are to be healed.
         plan: the calls for those that are missing.
         judges: the rules of each asset class in it.
         splits: the days whose splits to look at, or None when that was done today.
+        now: the instant that the run takes for the present.
+        damage: where bars and ledger contradict each other: to be mended before the first call.
     """
 
     request: Request
@@ -41,10 +44,14 @@ class Night:
     plan: Plan
     judges: Mapping[AssetClass, Judge]
     splits: Days | None
+    now: datetime
+    damage: Damage = field(default_factory=Damage)
 
 
 def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int, now: datetime) -> Night:
-    """Missing cells by the calendar and the ledger, and the cheapest calls for them.
+    """Missing cells by the calendar, the ledger and the bars, and the cheapest calls for them.
+
+    Nothing is written: what is found wrong counts as mended already, and :attr:`Night.damage` says what to mend.
 
     Args:
         store: knows what is there.
@@ -53,16 +60,24 @@ def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int,
         market_day_rows: rows that a market day of stocks brings.
         now: the present instant.
     """
+    damage = store.records.damage(request.source, request.timeframe, request.tickers)
+    ledger = damage.mended(
+        store.records.ledger(
+            request.source, request.timeframe, request.tickers, None if request.heal else request.start, request.end
+        )
+    )
+    again = _again(ledger, request, now)
+    before = [cell for cell in _holes(ledger, again) if cell[1] < request.start] if request.heal else []
     grids, plans, judges = [], [], {}
-    for name, grid in request.grids(now):
-        ledger = store.records.ledger(request.source, request.timeframe, grid.tickers, request.start, request.end)
+    for name, grid in request.grids(now, min((session for _, session in before), default=None)):
         if request.gaps_only:
             grid = grid.only(cells.accounted(grid, ledger, again=()))
+        grid = replace(grid, mask=grid.mask | cells.mask_of(grid, before))
         grids.append(grid)
         rows = market_day_rows if name == "stocks" and request.timeframe == "1d" else None
-        wanted = cells.missing(grid, ledger)
+        wanted = cells.missing(grid, ledger, again=again)
         if wanted.count or not request.skip_non_sessions or _new_session(name, now):
-            wanted = cells.missing(grid, ledger, request.recheck_sessions)
+            wanted = cells.missing(grid, ledger, request.recheck_sessions, again)
         by_name = cells.to_ask_by_name(wanted, ledger)
         plans.append(plan.cheapest(wanted, CallCost(quota.interval, market_day_rows=rows), name, by_name))
         calendar = calendar_for(name)
@@ -71,7 +86,19 @@ def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int,
     idle = not request.tickers or (request.skip_non_sessions and not any(part.calls for part in plans))
     splits = None if idle else _splits(store, request, now.date())
     whole = plan.join(plans, quota, extra_calls=int(splits is not None))
-    return Night(request, tuple(grids), whole, judges, splits)
+    return Night(request, tuple(grids), whole, judges, splits, now, damage)
+
+
+def _again(ledger: Ledger, request: Request, now: datetime) -> list[Cell]:
+    """The cells whose answer is to be asked for again: those whose time has come, or all."""
+    if request.ask_again:
+        return [(gap.ticker, gap.session) for gap in ledger.gaps if gap.reason in AGAIN]
+    return due(ledger.gaps, now)
+
+
+def _holes(ledger: Ledger, again: list[Cell]) -> list[Cell]:
+    """Every cell inside a watermark that the next run asks for."""
+    return [*((gap.ticker, gap.session) for gap in ledger.gaps if gap.reason in cells.RETRYABLE), *again]
 
 
 def _new_session(asset_class: AssetClass, now: datetime) -> bool:

@@ -10,10 +10,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from closingbell.night import Night
-from closingbell.plan import Plan
 from closingbell.quality import RULES
 from closingbell.request import Request
-from closingbell.store.records import Reconciliation
+from closingbell.store.audit import Reconciliation
 
 _EXPLAINS: Final = {rule.name: rule.explains for rule in RULES}
 
@@ -93,8 +92,7 @@ def group_failures(failures: Iterable[Failure]) -> dict[str, dict[str, Any]]:
 def build(
     run_id: UUID,
     flow: str,
-    request: Request,
-    plan: Plan,
+    night: Night,
     tally: Tally,
     reconciliation: Reconciliation,
     *,
@@ -107,6 +105,7 @@ def build(
     ``stored_bars`` and ``gaps`` are the state of every cell asked for, so that
     ``expected_cells == stored_bars + sum(gaps)``; ``inserted`` and ``rewritten`` are what this run changed.
     """
+    request, plan = night.request, night.plan
     failed = [failure for failure in tally.failures if failure.reason in ("failed", "unentitled", "pending")]
     state = final_state(failed, tally, reconciliation)
     return {
@@ -127,6 +126,7 @@ def build(
         "rewritten": tally.rewritten,
         "gaps": dict(reconciliation.gaps),
         "unexplained": dict(reconciliation.unexplained),
+        "mended": night.damage.counts(),
         "barless": list(reconciliation.barless),
         "quarantined": dict(quarantined),
         "warned": dict(tally.warned),
@@ -178,6 +178,7 @@ def stopped(run_id: UUID, flow: str, message: str, request: Request | None, seco
         "rewritten": 0,
         "gaps": {},
         "unexplained": {},
+        "mended": {},
         "barless": [],
         "quarantined": {},
         "warned": {},
@@ -214,6 +215,8 @@ def night_lines(night: Night, quota: str) -> list[str]:
     if request.recheck_sessions:
         asked += f", the last {request.recheck_sessions} sessions again"
     told = [asked, *request.notes]
+    if night.damage:
+        told.append(f"the ledger is mended: {night.damage}")
     if not plan.planned_calls:
         return [*told, "nothing is missing: no call"]
     kinds = [(plan.market_days, "market day"), (plan.ranges, "ticker range"), (plan.extra_calls, "look at splits")]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
+
 from closingbell.calendar import AssetClass, asset_class, calendar_for
 from closingbell.cells import Cells, Gap
 from closingbell.errors import ConfigurationError
@@ -25,6 +27,8 @@ class Request:
         timeframe: of the bars.
         skip_non_sessions: do nothing when nothing is missing and no session became due in the last day.
         gaps_only: ask only for cells inside the watermarks, and so for no history that nobody asked for.
+        heal: ask as well for what is missing of these tickers before ``start``, where it was asked for once.
+        ask_again: ask as well for what the vendor said is empty or not ours, and for bars in quarantine.
         notes: what was changed in what the person asked for, and why.
     """
 
@@ -36,18 +40,27 @@ class Request:
     timeframe: str = "1d"
     skip_non_sessions: bool = False
     gaps_only: bool = False
+    heal: bool = False
+    ask_again: bool = False
     notes: tuple[str, ...] = ()
 
-    def grids(self, now: datetime) -> list[tuple[AssetClass, Cells]]:
-        """Every cell asked for whose session is over: one grid for each asset class, as each has its own sessions."""
+    def grids(self, now: datetime, since: date | None = None) -> list[tuple[AssetClass, Cells]]:
+        """Every cell asked for whose session is over: one grid for each asset class, as each has its own sessions.
+
+        Args:
+            now: the present instant.
+            since: let the grids begin as early as this; cells before ``start`` are in none of them.
+        """
         by_class: dict[AssetClass, list[str]] = {}
         for ticker in self.tickers:
             by_class.setdefault(asset_class(ticker), []).append(ticker)
         grids: list[tuple[AssetClass, Cells]] = []
         for name, tickers in by_class.items():
             calendar = calendar_for(name)
-            sessions = calendar.sessions(self.start, min(self.end, calendar.last_closed(now)))
-            grids.append((name, Cells.all(tickers, sessions)))
+            first = min(since or self.start, self.start)
+            sessions = calendar.sessions(first, min(self.end, calendar.last_closed(now)))
+            whole = Cells.all(tickers, sessions)
+            grids.append((name, whole.only(np.asarray(sessions >= np.datetime64(self.start)) & whole.mask)))
         return grids
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,6 +73,8 @@ class Request:
             "source": self.source,
             "timeframe": self.timeframe,
             "gaps_only": self.gaps_only,
+            "heal": self.heal,
+            "ask_again": self.ask_again,
         }
 
     @classmethod
@@ -72,6 +87,7 @@ class Request:
             source=asked["source"],
             timeframe=asked["timeframe"],
             gaps_only=bool(asked.get("gaps_only", False)),
+            heal=bool(asked.get("heal", False)),
         )
 
 
@@ -90,18 +106,21 @@ def build(
     *,
     recheck_sessions: int = 0,
     skip_non_sessions: bool = False,
+    ask_again: bool = False,
     source: str = "polygon",
 ) -> Request:
     """Fill in what the person left open, and refuse what cannot be.
 
     Args:
         tickers: at least one.
-        start: first date; None: two years back, as far as the free plan's history goes.
+        start: first date; None: two years back, as far as the free plan's history goes, and what is missing of
+            longer histories that were asked for once.
         end: last date; None: the last session that should be published by now. A later one than the last
             session that is over is moved back to it, and said.
         now: the present instant.
         recheck_sessions: how many of the last sessions to fetch again.
         skip_non_sessions: do nothing when nothing is missing and no session became due in the last day.
+        ask_again: ask as well for cells whose answer would stand for some time yet.
         source: the vendor.
 
     Raises:
@@ -131,5 +150,7 @@ def build(
         recheck_sessions,
         source,
         skip_non_sessions=skip_non_sessions,
+        heal=start is None,
+        ask_again=ask_again,
         notes=tuple(notes),
     )

@@ -45,6 +45,7 @@ def ingest(
     start: date | None,
     end: date | None,
     recheck_sessions: int,
+    ask_again: bool,
     batch_size: int | None,
     dry_run: bool,
     as_json: bool,
@@ -57,13 +58,14 @@ def ingest(
 
     if dry_run:
         asked = {"universe": universe, "tickers": tickers, "start": start, "end": end}
-        ctx.invoke(plan, **asked, recheck_sessions=recheck_sessions, as_json=as_json)
+        ctx.invoke(plan, **asked, recheck_sessions=recheck_sessions, ask_again=ask_again, as_json=as_json)
         return
     parameters = {
         "tickers": list(universes.resolve(universe, tickers)) if universe or tickers is not None else None,
         "start": start,
         "end": end,
         "recheck_sessions": recheck_sessions,
+        "ask_again": ask_again,
         "batch_size": batch_size,
     }
     _run("flows.ingest", "ingest", parameters, as_json)

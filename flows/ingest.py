@@ -19,11 +19,13 @@ from tasks.threads import threads
 @flow(name="ingest", task_runner=threads())
 def ingest(
     universe: Universe = "sp500+etfs",
+    universe_on: Day | None = None,
     tickers: list[Ticker] | None = None,
     start: Day | None = None,
     end: Day | None = None,
     recheck_sessions: Annotated[int, Field(ge=0, le=250)] = 0,
     skip_non_sessions: bool = False,
+    ask_again: bool = False,
     batch_size: Annotated[int, Field(ge=1, le=10_000)] | None = None,
     dry_run: bool = False,
 ) -> State[Any]:
@@ -31,17 +33,19 @@ def ingest(
 
     Args:
         universe: Whose bars, when no tickers are given.
+        universe_on: The index's members on this past date, instead of today's.
         tickers: These instead of the universe, as the vendor writes them (BRK.B, not BRK-B).
         start: First date. Empty: two years back, as far as the free plan's history goes.
         end: Last date. Empty: the last session that should be published by now.
         recheck_sessions: Fetch this many of the last sessions again, because vendors correct bars for days.
         skip_non_sessions: Do nothing when nothing is missing and no session became due in the last day.
+        ask_again: Ask again also for cells that the vendor said are empty or not ours, and for bars in quarantine.
         batch_size: Calls in one task. Empty: the setting BATCH_SIZE.
         dry_run: Only show the plan, and make no call.
     """
 
     def ask(resources: Resources) -> request.Request:
-        names = universes.resolve(universe, tickers)
+        names = universes.resolve(f"{universe}@{universe_on}" if universe_on else universe, tickers)
         return request.build(
             names,
             start,
@@ -49,6 +53,7 @@ def ingest(
             resources.clock.now(),
             recheck_sessions=recheck_sessions,
             skip_non_sessions=skip_non_sessions,
+            ask_again=ask_again,
             source=resources.settings.source,
         )
 

@@ -62,9 +62,11 @@ def _night(
     if dry_run:
         return Completed(message=f"dry run: {'; '.join(told)}")
 
-    work = Work(as_run_id(flow_run.id), request.source, request.timeframe, night.judges)
+    work = Work(as_run_id(flow_run.id), request.source, request.timeframe, night.now, night.judges)
     with records.alive(work.run_id):
-        records.start_run(work.run_id, flow, request.as_dict(), {**night.plan.summary(), "told": told})
+        records.start_run(work.run_id, flow, request.as_dict(), {**night.plan.summary(), "told": told}, now)
+        if night.damage:
+            records.mend(work.run_id, request.source, request.timeframe, night.damage, now)
         splits = look_at_splits(work, night.splits, settings)
         batches = retrying(settings).map(steps.batches(night, batch_size), work=unmapped(work))
         tally = steps.gather(batches, resources)

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from closingbell import request
-from closingbell.cells import RETRYABLE
+from closingbell.cells import RETRYABLE, Gap
 from closingbell.errors import ConfigurationError
 from closingbell.store.records import as_run_id
 from flows import night
@@ -26,7 +26,7 @@ def retry_failed(
     """Make calls for exactly the cells that a run was asked for and did not get.
 
     Args:
-        run_id: A run's id; last: the last ingest; all: every cell that failed or was not published.
+        run_id: A run's id; last: the last ingest; all: every cell that failed, was not published, or lost its bar.
         batch_size: Calls in one task. Empty: the setting BATCH_SIZE.
         dry_run: Only show the plan, and make no call.
     """
@@ -34,7 +34,10 @@ def retry_failed(
     def ask(resources: Resources) -> request.Request:
         records, source = resources.store.records, resources.settings.source
         if run_id == "all":
-            return request.of_gaps(records.gaps(source, "1d", RETRYABLE), resources.clock.now(), source)
+            ledger = records.audit().get((source, "1d"))
+            lost = ledger.damage.lost if ledger else ()
+            gaps = [*records.gaps(source, "1d", RETRYABLE), *(Gap(*cell, "pending") for cell in lost)]
+            return request.of_gaps(gaps, resources.clock.now(), source)
         row = records.last_run() if run_id == "last" else records.run(as_run_id(run_id))
         if row is None:
             what = "there is no run to retry" if run_id == "last" else "there is no such run"

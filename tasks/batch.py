@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
@@ -76,12 +77,14 @@ class Work:
         run_id: the run.
         source: the vendor's name.
         timeframe: of the bars.
+        now: the instant that the run takes for the present.
         judges: the rules of each asset class in the run.
     """
 
     run_id: UUID
     source: str
     timeframe: str
+    now: datetime
     judges: Mapping[AssetClass, Judge] = field(repr=False)
 
     def judge(self, call: Call) -> Judge:
@@ -222,7 +225,7 @@ def _commit(outcome: Outcome, work: Work, resources: Resources, tally: Tally) ->
     """Write an outcome; returns how many of its cells are gaps now that were none, or others, before."""
     begun = time.perf_counter()
     calls = resources.uncounted_calls()
-    result = resources.store.writer.flush(work.run_id, work.source, work.timeframe, [outcome], calls)
+    result = resources.store.writer.flush(work.run_id, work.source, work.timeframe, [outcome], calls, work.now)
     tally.spend("database", time.perf_counter() - begun)
     tally.add(
         Tally(
@@ -241,6 +244,7 @@ def _leave_untried(batch: Batch, work: Work, resources: Resources) -> None:
     """Leave to the next run what this one does not get to: every cell of the plan has a reason, always."""
     outcomes = [work.judge(call).not_tried(call) for call in batch.todo]
     try:
-        resources.store.writer.flush(work.run_id, work.source, work.timeframe, outcomes, resources.uncounted_calls())
+        calls = resources.uncounted_calls()
+        resources.store.writer.flush(work.run_id, work.source, work.timeframe, outcomes, calls, work.now)
     except ClosingbellError as error:
         get_run_logger().error("calls that were not tried are not noted: %s", error)

@@ -72,8 +72,7 @@ def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tall
     told = report.build(
         work.run_id,
         flow,
-        request,
-        night.plan,
+        night,
         tally,
         records.reconcile(request.source, request.timeframe, night.grids),
         actual_calls=sum(resources.source.calls.values()),

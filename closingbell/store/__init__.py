@@ -9,9 +9,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from closingbell.errors import ConfigurationError
+from closingbell.store.audit import Reconciliation
 from closingbell.store.facts import Facts
 from closingbell.store.postgres import PostgresWriter
-from closingbell.store.records import Reconciliation, Records
+from closingbell.store.records import Records
 
 __all__ = ["Facts", "PostgresWriter", "Reconciliation", "Records", "Store", "open_store"]
 

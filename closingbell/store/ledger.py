@@ -7,8 +7,8 @@ either its bar or a gap with a reason, and no session outside it has a gap.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import date, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from closingbell.bars import Bars
 from closingbell.cells import ABSENT, REASONS, RETRYABLE, Cells, Days, Gap, Ledger, Watermark, accounted
+from closingbell.healing import is_due
 from closingbell.outcome import Outcome
 from closingbell.plan import MarketDay
 
@@ -40,11 +41,14 @@ class Settlement:
     Attributes:
         marks: the watermark of every ticker seen, as it is now.
         gaps: the gaps of the cells seen, as they are now.
+        sessions_between: the calendar.
+        at: the instant of the outcomes, aware.
     """
 
     marks: dict[str, Watermark]
     gaps: dict[tuple[str, date], Gap]
     sessions_between: SessionsBetween
+    at: datetime
     _marks_before: dict[str, Watermark] = field(init=False)
     _gaps_before: dict[tuple[str, date], Gap] = field(init=False)
 
@@ -85,9 +89,10 @@ class Settlement:
                 self.gaps.pop((cells.tickers[i], cells.sessions[j].item()), None)
         for i, j in zip(*np.nonzero(~got & ~had_bar), strict=True):
             ticker, session = cells.tickers[i], cells.sessions[j].item()
-            reason = "quarantined" if kept_apart[i, j] else self._absence(outcome, ticker, j)
-            absent = isinstance(outcome.call, MarketDay) and reason == "unpublished" and not outcome.failed
-            self._open(ticker, session, reason, ABSENT if absent else outcome.error)
+            if kept_apart[i, j]:
+                self._open(ticker, session, "quarantined", outcome.error)
+            else:
+                self._absent(outcome, ticker, j)
         for ticker in outcome.tickers:
             self._extend(ticker, outcome.sessions)
         return np.asarray(fresh)
@@ -96,34 +101,42 @@ class Settlement:
         marks = {t: self.marks[t] for t in outcome.tickers if t in self.marks}
         return Ledger(marks, list(self.gaps.values()))
 
-    def _absence(self, outcome: Outcome, ticker: str, position: np.intp) -> str:
-        """Why a cell has no bar, where the answer may have been short of it.
+    def _absent(self, outcome: Outcome, ticker: str, position: np.intp) -> None:
+        """Say why a cell has no bar, where the answer may have been short of it.
 
         A ticker that is not on a market day may be late, halted, or not carried there at all, as OTC stocks are:
-        the next run asks for it by name. One that is known to have been empty the session before is empty still.
+        the next run asks for it by name. One that is known to have been empty the session before is empty still,
+        and is asked for again when that one is.
         """
-        if outcome.doubtful is None or not outcome.doubtful[position]:
-            return outcome.reason
         session: date = outcome.sessions[position].item()
+        if outcome.doubtful is None or not outcome.doubtful[position]:
+            return self._open(ticker, session, outcome.reason, outcome.error)
+        old = self.gaps.get((ticker, session))
+        if old and is_due(old, self.at):  # asked again, and there is still no bar
+            return self._open(ticker, session, old.reason, old.last_error)
         earlier = self.sessions_between(ticker, session - LOOK_BACK, session)
         before = self.gaps.get((ticker, earlier[-1].item())) if len(earlier) else None
-        return "empty" if before and before.reason == "empty" else "unpublished"
+        if before is None or before.reason != "empty":
+            whole_market = isinstance(outcome.call, MarketDay) and not outcome.failed
+            self._open(ticker, session, "unpublished", ABSENT if whole_market else outcome.error)
+        elif old is None:
+            self.gaps[ticker, session] = replace(before, session=session)
+        else:
+            self._open(ticker, session, "empty", outcome.error)
 
     def _open(self, ticker: str, session: date, reason: str, error: str | None) -> None:
         """Say why a cell has no bar. A call that failed does not unsay what an answer once said.
 
-        ``attempts`` counts the calls made in vain; one that says again what is known (``empty``) changes nothing.
+        ``attempts`` counts the calls made in vain; an answer that is known (``empty``) counts again only in its time.
         """
-        old = self.gaps.get((ticker, session))
-        if old and _WEIGHT[reason] < _WEIGHT[old.reason]:
-            return
-        last_error = _text(error)
+        old, last_error = self.gaps.get((ticker, session)), _text(error)
         attempts = old.attempts if old else 0
-        if reason != "pending" and (
-            not old or reason in RETRYABLE or (old.reason, old.last_error) != (reason, last_error)
-        ):
-            attempts += 1
-        self.gaps[ticker, session] = Gap(ticker, session, reason, attempts, last_error)
+        if old:
+            known = (old.reason, old.last_error) == (reason, last_error)
+            stands = known and (reason == "pending" or not (reason in RETRYABLE or is_due(old, self.at)))
+            if stands or _WEIGHT[reason] < _WEIGHT[old.reason]:
+                return
+        self.gaps[ticker, session] = Gap(ticker, session, reason, attempts + (reason != "pending"), last_error, self.at)
 
     def _extend(self, ticker: str, sessions: Days) -> None:
         """Stretch the watermark over the sessions asked; what it takes in that nobody asked for is ``pending``."""
@@ -139,7 +152,7 @@ class Settlement:
             if (before - after).days > 1:
                 days = self.sessions_between(ticker, after, before)
                 for day in days[~np.isin(days, sessions)].tolist():
-                    self.gaps[ticker, day] = Gap(ticker, day, "pending")
+                    self.gaps[ticker, day] = Gap(ticker, day, "pending", asked_at=self.at)
 
 
 def _text(error: str | None) -> str | None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from closingbell.bars import NO_TRADES, VALUES, Bars
 from closingbell.calendar import asset_class, calendar_for
 from closingbell.cells import Days, Gap, Watermark
+from closingbell.clock import Clock
 from closingbell.errors import RetryableError
 from closingbell.outcome import FlushResult, Outcome
 from closingbell.store import statements as sql
@@ -53,7 +54,13 @@ class PostgresWriter:
         self._delay = delay
 
     def flush(
-        self, run_id: UUID, source: str, timeframe: str, outcomes: Sequence[Outcome], calls: int = 0
+        self,
+        run_id: UUID,
+        source: str,
+        timeframe: str,
+        outcomes: Sequence[Outcome],
+        calls: int = 0,
+        at: datetime | None = None,
     ) -> FlushResult:
         """Write outcomes and all that follows from them in one transaction.
 
@@ -63,13 +70,15 @@ class PostgresWriter:
             timeframe: of every bar in ``outcomes``.
             outcomes: what came of the calls.
             calls: HTTP attempts since the last flush, for the run's counter.
+            at: the instant of the outcomes, aware; None: the machine's present one.
 
         Raises:
             ConfigurationError: the database refuses for a reason that a person has to mend.
             RetryableError: it could not be reached, tried several times over.
             FatalError: it refused a statement.
         """
-        return self._redo(lambda connection: self._flush(connection, run_id, source, timeframe, outcomes, calls))
+        when = at or Clock().now()
+        return self._redo(lambda connection: self._flush(connection, run_id, source, timeframe, outcomes, calls, when))
 
     def _redo(self, work: Callable[[sa.Connection], FlushResult]) -> FlushResult:
         """Do a transaction, again when it may succeed later; a commit whose answer was lost is safe to redo."""
@@ -91,11 +100,12 @@ class PostgresWriter:
         timeframe: str,
         outcomes: Sequence[Outcome],
         calls: int,
+        at: datetime,
     ) -> FlushResult:
         key = {"source": source, "timeframe": timeframe}
         asked = spans(outcomes)
         marks = self._lock(connection, key, run_id, asked) if asked else {}
-        settlement = Settlement(marks, _gaps(connection, key, asked) if asked else {}, sessions_between)
+        settlement = Settlement(marks, _gaps(connection, key, asked) if asked else {}, sessions_between, at)
         result = FlushResult()
         fresh, overlapping = [], []
         for outcome in outcomes:
@@ -223,6 +233,7 @@ class PostgresWriter:
                     "reasons": [gap.reason for gap in gaps],
                     "attempts": [gap.attempts for gap in gaps],
                     "errors": [gap.last_error for gap in gaps],
+                    "asked": [gap.asked_at for gap in gaps],
                 },
             )
         return len(gaps)
@@ -241,10 +252,7 @@ def _gaps(
             "last": max(span.last for span in asked.values()),
         },
     )
-    return {
-        (row.ticker, row.session): Gap(row.ticker, row.session, row.reason, row.attempts, row.last_error)
-        for row in rows
-    }
+    return {(row.ticker, row.session): Gap(*row) for row in rows}
 
 
 def _merge(connection: sa.Connection, key: dict[str, str], run_id: UUID, bars: Bars) -> tuple[int, int]:

@@ -8,54 +8,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final
+from dataclasses import replace
+from datetime import date, datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from closingbell.calendar import AssetClass, asset_class, calendar_for
-from closingbell.cells import Cells, Gap, Ledger, Watermark, accounted
+from closingbell.cells import Cells, Gap, Ledger, Watermark
 from closingbell.errors import ConfigurationError
+from closingbell.healing import Damage
+from closingbell.store import audit
 from closingbell.store import statements as sql
+from closingbell.store.audit import Reconciliation
 from closingbell.store.faults import transaction
 from closingbell.store.schema import bar, gap, quarantine, revision, run, watermark
-
-#: A bar opens no further than this from the midnight that its session is named after.
-_NEAR: Final = timedelta(days=7)
-
-
-@dataclass(frozen=True, slots=True)
-class Reconciliation:
-    """Expected cells against what the database holds, to the cell.
-
-    Attributes:
-        expected: cells asked for.
-        stored: cells that have a bar.
-        gaps: cells that have none, by reason.
-        unexplained: for each ticker that is not right, how many cells have neither a bar nor a gap, have
-            both, or were not asked for.
-        barless: tickers of which not one cell has a bar: more often a typing error than a fact.
-    """
-
-    expected: int
-    stored: int
-    gaps: Mapping[str, int]
-    unexplained: Mapping[str, int] = field(default_factory=dict)
-    barless: tuple[str, ...] = ()
-
-    @property
-    def balanced(self) -> bool:
-        """Whether every cell is accounted for."""
-        return not self.unexplained
-
-    def __str__(self) -> str:
-        parts = [f"{self.expected:,} expected = {self.stored:,} stored"]
-        parts += [f"{count:,} {reason}" for reason, count in sorted(self.gaps.items())]
-        return " + ".join(parts) + (
-            "" if self.balanced else f", {sum(map(abs, self.unexplained.values())):,} unexplained"
-        )
 
 
 class Records:
@@ -141,17 +108,13 @@ class Records:
             row = connection.execute(query).mappings().first()
         return dict(row) if row else None
 
-    def ledger(self, source: str, timeframe: str, tickers: Iterable[str], first: date, last: date) -> Ledger:
-        """Watermarks of these tickers, and their gaps between two sessions, inclusive."""
+    def ledger(self, source: str, timeframe: str, tickers: Iterable[str], first: date | None, last: date) -> Ledger:
+        """Watermarks of these tickers, and their gaps from ``first`` (None: the first there is) to ``last``."""
         names = list(tickers)
         with transaction(self._engine, snapshot=True) as connection:
-            marks = connection.execute(
-                sa.select(watermark.c.ticker, watermark.c.first_session, watermark.c.last_session).where(
-                    watermark.c.source == source, watermark.c.timeframe == timeframe, watermark.c.ticker.in_(names)
-                )
-            )
-            known = {row.ticker: Watermark(row.first_session, row.last_session) for row in marks}
-            gaps = _gaps(connection, source, timeframe, gap.c.ticker.in_(names), gap.c.session.between(first, last))
+            known = _marks(connection, source, timeframe, watermark.c.ticker.in_(names))
+            of_span = gap.c.session.between(first or date.min, last)
+            gaps = _gaps(connection, source, timeframe, gap.c.ticker.in_(names), of_span)
         return Ledger(known, gaps)
 
     def gaps(self, source: str, timeframe: str, reasons: Sequence[str]) -> list[Gap]:
@@ -168,26 +131,45 @@ class Records:
             grids: the cells asked for; each a whole grid of its tickers and sessions.
         """
         with transaction(self._engine, snapshot=True) as connection:
-            return _reconcile(connection, source, timeframe, grids)
+            return audit.examine(connection, source, timeframe, grids)
+
+    def damage(self, source: str, timeframe: str, tickers: Sequence[str]) -> Damage:
+        """Where bars and ledger of these tickers contradict each other, over all that their watermarks span."""
+        with transaction(self._engine, snapshot=True) as connection:
+            marks = _marks(connection, source, timeframe, watermark.c.ticker.in_(tickers))
+            return self._damage(connection, source, timeframe, marks, tickers)[1]
 
     def audit(self) -> dict[tuple[str, str], Reconciliation]:
         """Hold every watermark against bars and gaps: for each source and timeframe, expected = stored + gaps."""
         with transaction(self._engine, snapshot=True) as connection:
-            rows = connection.execute(
-                sa.select(
-                    watermark.c.source,
-                    watermark.c.timeframe,
-                    watermark.c.ticker,
-                    watermark.c.first_session,
-                    watermark.c.last_session,
-                ).order_by(watermark.c.source, watermark.c.timeframe, watermark.c.ticker)
-            ).all()
-            marks: dict[tuple[str, str], dict[str, Watermark]] = {}
-            for row in rows:
-                marks.setdefault((row.source, row.timeframe), {})[row.ticker] = Watermark(
-                    row.first_session, row.last_session
-                )
-            return {key: _reconcile(connection, *key, _grids(of_key)) for key, of_key in marks.items()}
+            keys: set[tuple[str, str]] = set()
+            for table in (watermark, gap, bar):
+                keys.update(connection.execute(sa.select(table.c.source, table.c.timeframe).distinct()).tuples())
+            found = {}
+            for source, timeframe in sorted(keys):
+                marks = _marks(connection, source, timeframe)
+                sums, damage = self._damage(connection, source, timeframe, marks, None)
+                found[source, timeframe] = replace(sums, damage=damage)
+            return found
+
+    @staticmethod
+    def _damage(
+        connection: sa.Connection,
+        source: str,
+        timeframe: str,
+        marks: Mapping[str, Watermark],
+        tickers: Sequence[str] | None,
+    ) -> tuple[Reconciliation, Damage]:
+        """The sums inside all watermarks, those that were lost put back; and what is wrong."""
+        unmarked = None if tickers is None else [ticker for ticker in tickers if ticker not in marks]
+        orphans = audit.orphans(connection, source, timeframe, unmarked)
+        sums = audit.examine(connection, source, timeframe, audit.inside({**marks, **orphans}))
+        return sums, replace(sums.damage, orphans=orphans)
+
+    def mend(self, run_id: UUID, source: str, timeframe: str, damage: Damage, at: datetime) -> None:
+        """Make the ledger true again, in one transaction; the cells that lost their bar are then ``pending``."""
+        with transaction(self._engine) as connection:
+            audit.mend(connection, run_id, source, timeframe, damage, at)
 
     def progress(self, run_id: UUID) -> Mapping[str, Any] | None:
         """A run's plan and counters as of its last commit: calls, cells, bars; None before it has a row."""
@@ -309,120 +291,25 @@ class Records:
             }
 
 
-def _reconcile(connection: sa.Connection, source: str, timeframe: str, grids: Sequence[Cells]) -> Reconciliation:
-    expected = stored = 0
-    gaps: Counter[str] = Counter()
-    unexplained: dict[str, int] = {}
-    barless: list[str] = []
-    for cells in grids:
-        if not cells.count:
-            continue
-        per_ticker = dict(zip(cells.tickers, cells.mask.sum(axis=1).tolist(), strict=True))
-        sessions: list[date] = cells.sessions[cells.mask.any(axis=0)].tolist()
-        bars = _bars_by_ticker(connection, timeframe, cells.tickers, sessions)
-        contradictory = _both_by_ticker(connection, source, timeframe, cells.tickers, sessions)
-        reasons = _gaps_by_ticker(connection, source, timeframe, cells.tickers, sessions)
-        expected += sum(per_ticker.values())
-        for ticker, wanted in per_ticker.items():
-            have, both = bars.get(ticker, 0), contradictory.get(ticker, 0)
-            lacking = reasons.get(ticker, {})
-            stored += have
-            if wanted and not have:
-                barless.append(ticker)
-            gaps.update(lacking)
-            off = abs(wanted - (have + sum(lacking.values()) - both)) + both
-            if off:
-                unexplained[ticker] = off
-    return Reconciliation(expected, stored, dict(gaps), unexplained, tuple(barless))
-
-
-def _grids(marks: Mapping[str, Watermark]) -> list[Cells]:
-    """Every cell inside the watermarks: one grid for each asset class."""
-    by_class: dict[AssetClass, list[str]] = {}
-    for ticker in marks:
-        by_class.setdefault(asset_class(ticker), []).append(ticker)
-    grids = []
-    for name, tickers in by_class.items():
-        first, last = min(marks[t].first for t in tickers), max(marks[t].last for t in tickers)
-        whole = Cells.all(tickers, calendar_for(name).sessions(first, last))
-        grids.append(whole.only(accounted(whole, Ledger(marks, []), again=())))
-    return grids
+def _marks(
+    connection: sa.Connection, source: str, timeframe: str, *where: sa.ColumnElement[bool]
+) -> dict[str, Watermark]:
+    query = (
+        sa.select(watermark.c.ticker, watermark.c.first_session, watermark.c.last_session)
+        .where(watermark.c.source == source, watermark.c.timeframe == timeframe, *where)
+        .order_by(watermark.c.ticker)
+    )
+    return {ticker: Watermark(first, last) for ticker, first, last in connection.execute(query)}
 
 
 def _gaps(connection: sa.Connection, source: str, timeframe: str, *where: sa.ColumnElement[bool]) -> list[Gap]:
-    columns = (gap.c.ticker, gap.c.session, gap.c.reason, gap.c.attempts, gap.c.last_error)
+    columns = (gap.c.ticker, gap.c.session, gap.c.reason, gap.c.attempts, gap.c.last_error, gap.c.updated_at)
     query = (
         sa.select(*columns)
         .where(gap.c.source == source, gap.c.timeframe == timeframe, *where)
         .order_by(gap.c.ticker, gap.c.session)
     )
     return [Gap(*row) for row in connection.execute(query)]
-
-
-def _bars_by_ticker(
-    connection: sa.Connection, timeframe: str, tickers: Sequence[str], sessions: Sequence[date]
-) -> dict[str, int]:
-    """How many of these sessions have a bar, by ticker."""
-    query = (
-        sa.select(bar.c.ticker, sa.func.count(sa.distinct(bar.c.session)))
-        .where(
-            bar.c.timeframe == timeframe,
-            bar.c.ticker.in_(tickers),
-            # The key has no session, but every bar opens within days of its session: without these bounds the
-            # night's three sessions would read the whole history.
-            bar.c.ts.between(_midnight(sessions[0]) - _NEAR, _midnight(sessions[-1]) + _NEAR),
-            bar.c.session.in_(sessions),
-        )
-        .group_by(bar.c.ticker)
-    )
-    return dict(connection.execute(query).tuples().all())
-
-
-def _both_by_ticker(
-    connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str], sessions: Sequence[date]
-) -> dict[str, int]:
-    """How many of these sessions have a gap although there is a bar, by ticker."""
-    in_gap = sa.exists().where(
-        bar.c.ticker == gap.c.ticker,
-        bar.c.timeframe == gap.c.timeframe,
-        bar.c.session == gap.c.session,
-        bar.c.ts.between(gap.c.session - _NEAR.days, gap.c.session + _NEAR.days),
-    )
-    query = (
-        sa.select(gap.c.ticker, sa.func.count())
-        .where(
-            gap.c.source == source,
-            gap.c.timeframe == timeframe,
-            gap.c.ticker.in_(tickers),
-            gap.c.session.in_(sessions),
-            in_gap,
-        )
-        .group_by(gap.c.ticker)
-    )
-    return dict(connection.execute(query).tuples().all())
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-
-def _gaps_by_ticker(
-    connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str], sessions: Sequence[date]
-) -> dict[str, dict[str, int]]:
-    query = (
-        sa.select(gap.c.ticker, gap.c.reason, sa.func.count())
-        .where(
-            gap.c.source == source,
-            gap.c.timeframe == timeframe,
-            gap.c.ticker.in_(tickers),
-            gap.c.session.in_(sessions),
-        )
-        .group_by(gap.c.ticker, gap.c.reason)
-    )
-    found: dict[str, dict[str, int]] = {}
-    for ticker, reason, count in connection.execute(query):
-        found.setdefault(ticker, {})[reason] = count
-    return found
 
 
 def as_run_id(text: str) -> UUID:

@@ -35,7 +35,7 @@ SET_MARKS: Final = sa.text("""
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))
 
 GAPS: Final = sa.text("""
-    SELECT ticker, session, reason, attempts, last_error FROM gap
+    SELECT ticker, session, reason, attempts, last_error, updated_at FROM gap
     WHERE source = :source AND timeframe = :timeframe AND ticker = ANY(:tickers)
       AND session BETWEEN :first AND :last
 """)
@@ -47,14 +47,14 @@ CLOSE_GAPS: Final = sa.text("""
 """)
 
 SET_GAPS: Final = sa.text("""
-    INSERT INTO gap (source, ticker, timeframe, session, reason, attempts, last_error, run_id)
-    SELECT :source, ticker, :timeframe, session, reason, attempts, last_error, :run_id
+    INSERT INTO gap (source, ticker, timeframe, session, reason, attempts, last_error, updated_at, run_id)
+    SELECT :source, ticker, :timeframe, session, reason, attempts, last_error, asked_at, :run_id
     FROM unnest(CAST(:tickers AS text[]), CAST(:sessions AS date[]), CAST(:reasons AS text[]),
-                CAST(:attempts AS integer[]), CAST(:errors AS text[]))
-        AS new (ticker, session, reason, attempts, last_error)
+                CAST(:attempts AS integer[]), CAST(:errors AS text[]), CAST(:asked AS timestamptz[]))
+        AS new (ticker, session, reason, attempts, last_error, asked_at)
     ON CONFLICT (source, ticker, timeframe, session) DO UPDATE SET
         reason = excluded.reason, attempts = excluded.attempts, last_error = excluded.last_error,
-        run_id = excluded.run_id, updated_at = now()
+        run_id = excluded.run_id, updated_at = excluded.updated_at
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))
 
 QUARANTINE: Final = sa.text("""
@@ -74,6 +74,63 @@ QUARANTINE: Final = sa.text("""
     WHERE (kept.rule, kept.open, kept.high, kept.low, kept.close, kept.volume, kept.vwap, kept.trades)
         IS DISTINCT FROM (excluded.rule, excluded.open, excluded.high, excluded.low, excluded.close,
                           excluded.volume, excluded.vwap, excluded.trades)
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))
+
+# First and last session asked of each ticker.
+_SPANS = """
+    unnest(CAST(:tickers AS text[]), CAST(:firsts AS date[]), CAST(:lasts AS date[])) AS span (ticker, first, last)
+"""
+
+# The key has no session, but every bar opens within days of its session: without these bounds the night's three
+# sessions would read the whole history.
+_BARS_OF_SPAN = """
+    bar.ticker = span.ticker AND bar.timeframe = :timeframe AND bar.session BETWEEN span.first AND span.last
+    AND bar.session = ANY(:sessions) AND bar.ts BETWEEN span.first - 7 AND span.last + 7
+"""
+
+#: Days of bars, where each is one row.
+COUNT_DAILY: Final = sa.text(f"""
+    SELECT span.ticker, count(*) FROM {_SPANS} JOIN bar ON {_BARS_OF_SPAN} GROUP BY span.ticker
+""")  # noqa: S608  (fixed text, no value in it)
+
+#: The same where a session has many rows.
+COUNT_SESSIONS: Final = sa.text(f"""
+    SELECT span.ticker, count(DISTINCT bar.session) FROM {_SPANS} JOIN bar ON {_BARS_OF_SPAN} GROUP BY span.ticker
+""")  # noqa: S608  (fixed text, no value in it)
+
+COUNT_GAPS: Final = sa.text(f"""
+    SELECT gap.ticker, gap.reason, count(*) FROM {_SPANS}
+    JOIN gap ON gap.source = :source AND gap.timeframe = :timeframe AND gap.ticker = span.ticker
+        AND gap.session BETWEEN span.first AND span.last
+    GROUP BY gap.ticker, gap.reason
+""")  # noqa: S608  (fixed text, no value in it)
+
+_HAS_BAR = """
+    EXISTS (SELECT FROM bar WHERE bar.ticker = gap.ticker AND bar.timeframe = gap.timeframe
+            AND bar.session = gap.session AND bar.ts BETWEEN gap.session - 7 AND gap.session + 7)
+"""
+
+COUNT_BOTH: Final = sa.text(f"""
+    SELECT gap.ticker, count(*) FROM {_SPANS}
+    JOIN gap ON gap.source = :source AND gap.timeframe = :timeframe AND gap.ticker = span.ticker
+        AND gap.session BETWEEN span.first AND span.last
+    WHERE {_HAS_BAR} GROUP BY gap.ticker
+""")  # noqa: S608  (fixed text, no value in it)
+
+CLOSE_CONTRADICTED: Final = sa.text(f"""
+    DELETE FROM gap USING unnest(CAST(:tickers AS text[]), CAST(:sessions AS date[])) AS cell (ticker, session)
+    WHERE gap.source = :source AND gap.timeframe = :timeframe
+      AND gap.ticker = cell.ticker AND gap.session = cell.session AND {_HAS_BAR}
+""")  # noqa: S608  (fixed text, no value in it)
+
+#: A lost cell is ``pending``, unless somebody stored its bar or its gap in the meantime.
+REOPEN: Final = sa.text("""
+    INSERT INTO gap (source, ticker, timeframe, session, reason, attempts, updated_at, run_id)
+    SELECT :source, lost.ticker, :timeframe, lost.session, 'pending', 0, :at, :run_id
+    FROM unnest(CAST(:tickers AS text[]), CAST(:sessions AS date[])) AS lost (ticker, session)
+    WHERE NOT EXISTS (SELECT FROM bar WHERE bar.ticker = lost.ticker AND bar.timeframe = :timeframe
+                      AND bar.session = lost.session AND bar.ts BETWEEN lost.session - 7 AND lost.session + 7)
+    ON CONFLICT DO NOTHING
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))
 
 #: Made once a connection and emptied at each commit. No text in it: rows of fixed width are the fastest.

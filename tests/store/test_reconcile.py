@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -25,6 +25,9 @@ def execute(store: Store, statement: str, **values: Any) -> int:
         return connection.execute(sa.text(statement), values).rowcount
 
 
+AT = datetime(2024, 4, 1, 6, tzinfo=UTC)
+
+
 @pytest.fixture
 def filled(store: Store) -> Store:
     """Three tickers by ten sessions: whole, with a gap of each kind, and refused."""
@@ -43,6 +46,7 @@ def filled(store: Store) -> Store:
             JUDGE.failed(range_of("GONE", days(7, 8)), NotYetPublishedError("not yet")),
             JUDGE.not_tried(range_of("GONE", days(9, 9))),
         ],
+        at=AT,
     )
     return store
 
@@ -125,11 +129,11 @@ def test_the_audit_holds_each_watermark(filled: Store) -> None:
 def test_the_ledger_of_some_tickers(filled: Store) -> None:
     ledger = filled.records.ledger("polygon", "1d", ["MSFT", "NONE"], SESSIONS[5].item(), SESSIONS[8].item())
     assert ledger.watermarks == {"MSFT": Watermark(SESSIONS[0].item(), SESSIONS[9].item())}
-    assert ledger.gaps == [Gap("MSFT", SESSIONS[8].item(), "empty", 1, None)]
+    assert ledger.gaps == [Gap("MSFT", SESSIONS[8].item(), "empty", 1, None, AT)]
     assert filled.records.gaps("polygon", "1d", ["unentitled", "pending"]) == [
-        Gap("GONE", SESSIONS[5].item(), "unentitled", 1, "not yours"),
-        Gap("GONE", SESSIONS[6].item(), "unentitled", 1, "not yours"),
-        Gap("GONE", SESSIONS[9].item(), "pending", 0, None),
+        Gap("GONE", SESSIONS[5].item(), "unentitled", 1, "not yours", AT),
+        Gap("GONE", SESSIONS[6].item(), "unentitled", 1, "not yours", AT),
+        Gap("GONE", SESSIONS[9].item(), "pending", 0, None, AT),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ DATES: list[date] = SESSIONS.tolist()
 TICKERS = ("AAPL", "BRK.B", "PEBpE")
 STRENGTH = [{"pending"}, {"failed", "unpublished"}, {"unentitled"}, {"empty", "quarantined"}]
 Cell = tuple[str, date]
+AT = datetime(2024, 2, 1, 6, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Database:
 
     marks: dict[str, Watermark] = field(default_factory=dict)
     gaps: dict[Cell, Gap] = field(default_factory=dict)
+    at: datetime = AT
 
     def settle(self, answers: list[Answer]) -> list[list[bool]]:
         """One transaction; returns which bars were fresh, for each answer."""
@@ -89,6 +91,7 @@ class Database:
             {ticker: mark for ticker, mark in self.marks.items() if ticker in asked},
             {key: gap for key, gap in self.gaps.items() if key[0] in asked and first <= key[1] <= last},
             sessions_between,
+            self.at,
         )
         fresh = [settlement.settle(outcome).tolist() for outcome in outcomes]
         self.marks |= settlement.new_marks
@@ -123,7 +126,7 @@ class Model:
         return fresh
 
     def _lacks(self, answer: Answer, cell: Cell, *, bad: bool) -> None:
-        reason = answer.reason
+        reason, before = answer.reason, None
         if bad:
             reason = "quarantined"
         elif answer.doubtful:
@@ -131,7 +134,9 @@ class Model:
             before = self.gaps.get((cell[0], DATES[position - 1])) if position else None
             reason = "empty" if before and before[0] == "empty" else "unpublished"
         old = self.gaps.get(cell)
-        if old is None:
+        if old is None and before and reason == "empty":
+            self.gaps[cell] = before
+        elif old is None:
             self.gaps[cell] = (reason, int(reason != "pending"), answer.error)
         elif strength(reason) >= strength(old[0]):
             says_more = reason in ("failed", "unpublished") or (reason, answer.error) != (old[0], old[2])
@@ -177,20 +182,45 @@ def test_the_same_answer_again_is_not_written_again() -> None:
     answer = Answer(("AAPL",), (0, 1, 2), frozenset({(0, 0)}), frozenset({(0, 1)}), "empty", None, False)
     database = settled(answer)
     asked = answer.outcome
-    settlement = Settlement(dict(database.marks), dict(database.gaps), sessions_between)
+    settlement = Settlement(dict(database.marks), dict(database.gaps), sessions_between, AT)
     settlement.settle(asked)
     assert (settlement.new_marks, settlement.new_gaps, settlement.closed_gaps) == ({}, [], [])
 
 
 def test_each_failed_try_is_an_attempt() -> None:
     gaps = settled(failed(3), failed(3), failed(3, reason="unpublished", error="not yet"), failed(3)).gaps
-    assert gaps == {("AAPL", DATES[3]): Gap("AAPL", DATES[3], "failed", 4, "HTTP 500")}
+    assert gaps == {("AAPL", DATES[3]): Gap("AAPL", DATES[3], "failed", 4, "HTTP 500", AT)}
 
 
 def test_a_call_that_was_not_made_is_no_attempt() -> None:
     pending = failed(3, reason="pending", error=None)
     assert settled(pending, pending).gaps["AAPL", DATES[3]].attempts == 0
-    assert settled(failed(3), pending).gaps["AAPL", DATES[3]] == Gap("AAPL", DATES[3], "failed", 1, "HTTP 500")
+    assert settled(failed(3), pending).gaps["AAPL", DATES[3]] == Gap("AAPL", DATES[3], "failed", 1, "HTTP 500", AT)
+
+
+def test_an_answer_that_stands_is_counted_again_only_in_its_time() -> None:
+    empty = Answer(("AAPL",), (3,), frozenset(), frozenset(), "empty", None, False)
+    database = settled(empty)
+    for days, attempts, asked in ((29, 1, 0), (30, 2, 30), (119, 2, 30), (120, 3, 120), (485, 4, 485), (850, 5, 850)):
+        database.at = AT + timedelta(days=days)
+        gap = settled(empty, database=database).gaps["AAPL", DATES[3]]
+        assert (gap.attempts, gap.asked_at) == (attempts, AT + timedelta(days=asked))
+
+
+def test_a_market_day_that_lacks_it_again_is_such_an_answer_too() -> None:
+    database = settled(Answer(("AAPL",), (3,), frozenset(), frozenset(), "empty", None, False))
+    database.at = AT + timedelta(days=31)
+    lacking = Answer(("AAPL",), (3,), frozenset(), frozenset(), "empty", None, True)
+    gap = settled(lacking, database=database).gaps["AAPL", DATES[3]]
+    assert (gap.reason, gap.attempts, gap.asked_at) == ("empty", 2, database.at)
+
+
+def test_a_run_of_empty_sessions_is_asked_for_again_as_one() -> None:
+    """Else a share that is gone would cost a call a night, each for one more session."""
+    database = settled(Answer(("AAPL",), (3,), frozenset(), frozenset(), "empty", None, False))
+    database.at = AT + timedelta(days=3)
+    gaps = settled(Answer(("AAPL",), (4,), frozenset(), frozenset(), "empty", None, True), database=database).gaps
+    assert gaps["AAPL", DATES[4]].asked_at == gaps["AAPL", DATES[3]].asked_at == AT
 
 
 @pytest.mark.parametrize(("text", "kept"), [("", None), (None, None), ("a\0b", "ab"), ("\ud800", "?")])
@@ -218,7 +248,7 @@ def test_spans_of_several_outcomes() -> None:
 def test_a_bar_counts_as_fresh_only_where_none_was() -> None:
     whole = Answer(("AAPL",), (0, 1, 2), frozenset({(0, 0), (0, 2)}), frozenset(), "empty", None, False)
     every: NDArray[np.bool_]
-    settlement = Settlement({}, {}, sessions_between)
+    settlement = Settlement({}, {}, sessions_between, AT)
     every = settlement.settle(whole.outcome)
     assert every.tolist() == [True, True]
     more = Answer(("AAPL",), (0, 1, 2), frozenset({(0, 0), (0, 1), (0, 2)}), frozenset(), "empty", None, False)

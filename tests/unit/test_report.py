@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,17 +11,20 @@ from uuid import UUID
 import pytest
 
 from closingbell import report
+from closingbell.healing import Damage
 from closingbell.night import Night
 from closingbell.plan import MarketDay, Plan, TickerRange
 from closingbell.report import Failure, Tally
 from closingbell.request import Request
-from closingbell.store.records import Reconciliation
+from closingbell.store.audit import Reconciliation
 
 RUN = UUID("11111111-2222-3333-4444-555555555555")
 DAY = date(2024, 6, 11)
 TICKERS = tuple(f"T{i}" for i in range(523))
 REQUEST = Request(TICKERS, DAY, DAY, 2, notes=("2024-06-20 is not over: asking up to 2024-06-11",))
 PLAN = Plan((MarketDay(DAY, TICKERS), TickerRange("NEW", (DAY,), 2, 70_000)), 524, 36.04, 1)
+NOW = datetime(2024, 6, 12, 6, tzinfo=UTC)
+NIGHT = Night(REQUEST, (), PLAN, {}, None, NOW)
 WHOLE = Reconciliation(523, 520, {"empty": 2, "quarantined": 1})
 
 
@@ -32,7 +35,7 @@ def failure(ticker: str = "AAPL", cause: str = "the vendor's server failed", rea
 def built(tally: Tally | None = None, reconciliation: Reconciliation = WHOLE) -> dict[str, Any]:
     tally = tally or Tally(calls_done=3)
     return report.build(
-        RUN, "ingest", REQUEST, PLAN, tally, reconciliation,
+        RUN, "ingest", NIGHT, tally, reconciliation,
         actual_calls=5, quarantined={"ohlc_order": 1}, seconds=12.34567,
     )  # fmt: skip
 
@@ -70,7 +73,9 @@ def test_the_final_state(calls: int, reasons: list[str], state: str) -> None:
 
 
 def test_unexplained_cells_fail_a_run_whatever_else_it_did() -> None:
-    told = built(reconciliation=Reconciliation(523, 500, {}, {"AAPL": 23}))
+    told = built(
+        reconciliation=Reconciliation(523, 500, {}, Damage(tuple(("AAPL", date(2026, 3, day)) for day in range(2, 25))))
+    )
     assert (told["state"], told["next_command"]) == ("Failed", "closingbell doctor")
     assert any("UNEXPLAINED in AAPL" in line for line in report.lines(told))
 
@@ -114,13 +119,13 @@ def test_the_report_in_words() -> None:
 
 
 def test_the_plan_in_words() -> None:
-    assert report.night_lines(Night(REQUEST, (), PLAN, {}, None), "5 calls a minute") == [
+    assert report.night_lines(NIGHT, "5 calls a minute") == [
         "523 tickers, 2024-06-11 to 2024-06-11, the last 2 sessions again",
         "2024-06-20 is not over: asking up to 2024-06-11",
         "4 calls: 1 market day, 1 ticker range, 1 look at splits",
         "524 cells in 81,000 rows, about 36.0 s at 5 calls a minute",
     ]
-    nothing = Night(Request(("A",), DAY, DAY), (), Plan((), 0, 0.0), {}, None)
+    nothing = Night(Request(("A",), DAY, DAY), (), Plan((), 0, 0.0), {}, None, NOW)
     assert report.night_lines(nothing, "")[-1] == "nothing is missing: no call"
 
 

@@ -8,10 +8,13 @@ import numpy as np
 
 from closingbell.bars import Bars
 from infra.market import query, wire
+from infra.market.hashing import Floats
 from infra.market.hours import FIRST_BAR, hours, midnights
 from infra.market.market import Ask, Market
 from infra.market.query import NOT_ENTITLED, RefusedError
-from infra.market.windows import BASE, Rows, merge, starts
+from infra.market.scale import Rows, rescaled
+from infra.market.skew import copied
+from infra.market.windows import BASE, merge, starts
 from infra.market.wire import Payload
 
 MOST: Final = 50_000
@@ -47,12 +50,13 @@ def ticker_range(market: Market, ask: Ask, ticker: str, count: str, timespan: st
         return _answer(market, head, [])
     since, until = market.clip(asset, span.day_of(low), span.day_of(high))
 
+    series = ask.skew.series(ticker, asset)
     minutely = BASE[timespan] == "minute"
     if minutely:
         low = query.floor_minute(low)
-        rows, more = _base_minutes(market, asset, ticker, since, until, (low, high), limit, backwards=sort == "desc")
+        rows, more = _base_minutes(market, asset, series, since, until, (low, high), limit, backwards=sort == "desc")
     else:
-        rows = market.source.days(ticker, since, until).rows if since <= until else Bars((ticker,)).rows
+        rows = market.source.days(series, since, until).rows if since <= until else Bars((series,)).rows
         rows, more = (rows[-limit:] if sort == "desc" else rows[:limit]), len(rows) > limit
     keys = starts(rows, asset, int(count), timespan, span.day_of(low))
     if more:
@@ -62,8 +66,8 @@ def ticker_range(market: Market, ask: Ask, ticker: str, count: str, timespan: st
         if (int(count) > 1 or timespan not in ("minute", "day")) and whole.any():
             rows, keys = rows[whole], keys[whole]
     used = len(rows)
-    bars = Bars((ticker,), rows)
-    merged, keys = merge((market.adjusted(bars) if adjust else bars).rows, keys)
+    ratio = _ratios(market, ask, Bars((series,), rows), (ticker,), adjust)
+    merged, keys = merge(ask.skew.scaled(rows, (ticker,)), keys, ratio)
     if sort == "desc":
         merged, keys = merged[::-1], keys[::-1]
     head["queryCount"] = used
@@ -75,7 +79,7 @@ def ticker_range(market: Market, ask: Ask, ticker: str, count: str, timespan: st
         if sort == "desc":
             span_text = f"{first}/{int(keys[-1]) - 1}"
         else:
-            span_text = f"{_next_start(market, asset, ticker, minutely, int(keys[-1]), int(count), timespan)}/{last}"
+            span_text = f"{_next_start(asset, minutely, int(keys[-1]), int(count), timespan)}/{last}"
         payload.tail["next_url"] = (
             f"{ask.base_url}/v2/aggs/ticker/{ticker}/range/{count}/{timespan}/{span_text}?cursor={query.cursor(onward)}"
         )
@@ -97,14 +101,30 @@ def market_day(market: Market, ask: Ask, locale: str, name: str, date: str) -> P
     if asset not in market.config.entitled:
         raise RefusedError(403, NOT_ENTITLED)
     market.check_day(asset, day)
-    bars = market.source.market_day(asset, day)
-    if adjust:
-        bars = market.adjusted(bars)
+    bars = _shown(market, ask, market.source.market_day(asset, day), adjust)
+    if ask.skew.one_series and len(bars):
+        series = ask.skew.series(bars.tickers[bars.rows["ticker"][0]], asset)
+        one = _shown(market, ask, market.source.days(series, day, day), adjust)
+        bars = Bars(bars.tickers, copied(bars.rows, one.rows))
     at = hours(asset).position(day)
     stamp = int(midnights(asset, np.array([day]))[0]) if at is None else int(hours(asset).market_stamps[at])
     rows = wire.bar_rows(bars, np.full(len(bars), stamp), with_ticker=True)
     head: dict[str, Any] = {"queryCount": len(rows), "resultsCount": 0, "adjusted": adjust}
     return _answer(market, head, rows)
+
+
+def _shown(market: Market, ask: Ask, bars: Bars, adjust: bool) -> Bars:
+    """Daily bars as they are given out."""
+    ratio = _ratios(market, ask, bars, bars.tickers, adjust)
+    return Bars(bars.tickers, rescaled(ask.skew.scaled(bars.rows, bars.tickers), ratio))
+
+
+def _ratios(market: Market, ask: Ask, bars: Bars, tickers: tuple[str, ...], adjust: bool) -> Floats:
+    """What each row's price is divided by: its later splits, if adjusted prices are asked for or given anyway."""
+    if not adjust and not ask.skew.adjusts:
+        return np.ones(len(bars))
+    ratio = market.ratios(bars)
+    return ratio if adjust else ask.skew.unasked(bars.rows, tickers, ratio)
 
 
 def _answer(market: Market, head: dict[str, Any], rows: list[str]) -> Payload:
@@ -149,9 +169,7 @@ def _base_minutes(
     return (joined[-limit:] if backwards else joined[:limit]), found > limit
 
 
-def _next_start(
-    market: Market, asset: str, ticker: str, minutely: bool, last_start: int, count: int, timespan: str
-) -> int:
+def _next_start(asset: str, minutely: bool, last_start: int, count: int, timespan: str) -> int:
     """Epoch ms at which the window after the one starting at ``last_start`` starts."""
     if minutely:
         return last_start + count * (3_600_000 if timespan == "hour" else 60_000)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from starlette.types import Receive, Scope, Send
 
-from infra.market import aggregates, reference
+from infra.market import aggregates, identity, reference, status
 from infra.market.body import Front, Fronts
 from infra.market.config import Config
 from infra.market.control import control
@@ -22,6 +22,7 @@ from infra.market.market import Ask, Market
 from infra.market.query import TOO_MANY, RefusedError, with_cursor
 from infra.market.quota import Limiter
 from infra.market.send import Answer, deliver, replaced
+from infra.market.skew import PLAIN, Skew
 from infra.market.wire import Payload, quote
 
 CONTROL: Final = "/_market"
@@ -35,11 +36,11 @@ _ROUTES: Final[tuple[tuple[re.Pattern[str], Handler], ...]] = tuple(
         (r"/v2/aggs/grouped/locale/([^/]+)/market/([^/]+)/([^/]+)", aggregates.market_day),
         (r"/v3/reference/splits", reference.splits),
         (r"/v3/reference/dividends", reference.dividends),
-        (r"/v3/reference/tickers", reference.tickers),
-        (r"/v3/reference/tickers/([^/]+)", reference.ticker),
-        (r"/vX/reference/tickers/([^/]+)/events", reference.events),
-        (r"/v1/marketstatus/upcoming", reference.upcoming),
-        (r"/v1/marketstatus/now", reference.now),
+        (r"/v3/reference/tickers", identity.tickers),
+        (r"/v3/reference/tickers/([^/]+)", identity.ticker),
+        (r"/vX/reference/tickers/([^/]+)/events", identity.events),
+        (r"/v1/marketstatus/upcoming", status.upcoming),
+        (r"/v1/marketstatus/now", status.now),
     )
 )
 
@@ -78,10 +79,11 @@ class App:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             self._admit(headers, params, received)
             rule = self.faults.pick(row["path"], path.split("/"))
-            if rule:
-                row["fault"] = rule.action
+            skews = self.faults.skews(row["path"], path.split("/"))
+            row["fault"] = "+".join([*([rule.action] if rule else []), *(skew.action for skew, _ in skews)]) or None
             base_url = f"{scope['scheme']}://{headers.get('host', 'localhost')}"
-            answer = await self._answer(scope["method"], path, params, base_url, headers, rule, request_id)
+            ask = Ask(path, with_cursor(params), base_url, Skew(skews) if skews else PLAIN)
+            answer = await self._answer(scope["method"], ask, params, headers, rule, request_id)
         except RefusedError as refused:
             answer = Answer(refused.status, quote(refused.body(request_id)).encode(), headers=refused.headers)
         except BaseException:
@@ -111,23 +113,22 @@ class App:
     async def _answer(
         self,
         method: str,
-        path: str,
+        ask: Ask,
         params: dict[str, str],
-        base_url: str,
         headers: dict[str, str],
         rule: Rule | None,
         request_id: str,
     ) -> Answer:
-        handler, parts = self._route(method, path)
-        ask = Ask(path, with_cursor(params), base_url)
-        key = (path, tuple(sorted(ask.params.items())), base_url, self.market.epoch())
-        spoilt = rule is not None and rule.action in CONTENT
-        held = None if spoilt or handler is reference.now else self._fronts.get(key)
+        handler, parts = self._route(method, ask.path)
+        key = (ask.path, tuple(sorted(ask.params.items())), ask.base_url, self.market.epoch())
+        lying = rule is not None and rule.action in CONTENT
+        spoilt = lying or ask.skew is not PLAIN
+        held = None if spoilt or handler is status.now else self._fronts.get(key)
         if held is None:
             # In a thread, so that another call's time of receipt is not held up by this one's work.
             payload = await asyncio.to_thread(handler, self.market, ask, *parts)
-            if rule and spoilt:
-                payload = distort(payload, rule.action, f"{base_url}{path}?{_encoded(params)}")
+            if rule and lying:
+                payload = distort(payload, rule.action, f"{ask.base_url}{ask.path}?{_encoded(params)}")
             front, tail = Front(payload.front(), payload.rows), payload
             if not spoilt:
                 self._fronts.put(key, front, Payload(tail=payload.tail, raw=payload.raw))

@@ -12,13 +12,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from infra.market.faults import Rule
+from infra.market.scripts import Script
 
 if TYPE_CHECKING:
     from infra.market.app import App
 
 
 def control(app: App) -> Starlette:
-    """The routes ``health``, ``calls``, ``faults`` and ``clock``."""
+    """The routes ``health``, ``calls``, ``faults``, ``script`` and ``clock``."""
 
     async def health(request: Request) -> Response:
         now = app.market.clock.now().isoformat()
@@ -47,6 +48,15 @@ def control(app: App) -> Starlette:
                 return _json({"error": f"not a fault: {error}"}, 400)
         return _json(app.faults.listed())
 
+    async def script(request: Request) -> Response:
+        try:
+            given = msgspec.json.decode(await request.body(), type=Script | list[Script])
+            for one in (scripts := given if isinstance(given, list) else [given]):
+                one.carry_out(app.market.source)
+        except (msgspec.DecodeError, ValueError) as error:
+            return _json({"error": f"not a script: {error}"}, 400)
+        return _json(scripts)
+
     async def clock(request: Request) -> Response:
         try:
             given = msgspec.json.decode(await request.body(), type=dict[str, str | None])["now"]
@@ -63,6 +73,7 @@ def control(app: App) -> Starlette:
             Route("/_market/health", health),
             Route("/_market/calls", calls, methods=["GET", "DELETE"]),
             Route("/_market/faults", faults, methods=["GET", "POST", "DELETE"]),
+            Route("/_market/script", script, methods=["POST"]),
             Route("/_market/clock", clock, methods=["PUT"]),
         ]
     )

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from datetime import date
 from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 
-from infra.market.edits import Edited
+from infra.market.edits import Edited, Entry
 from infra.market.source import Split
 from infra.market.wire import Payload
 
 #: What is done to what it says.
 CONTENT: Final = ("wrong_ticker", "short_count", "twice", "loop", "empty")
+#: What is done to the numbers of bars; several may happen to one call, and something else besides.
+SKEWS: Final = ("same_series", "scale", "adjust")
 #: What is done to the market itself, at once and for good (until the faults are cleared).
 EDITS: Final = ("revise", "add_split")
+
+PriceField = Literal["o", "h", "l", "c", "vw", "open", "high", "low", "close", "vwap"]
 
 Action = Literal[
     "status",
@@ -30,6 +36,9 @@ Action = Literal[
     "twice",
     "loop",
     "empty",
+    "same_series",
+    "scale",
+    "adjust",
     "revise",
     "add_split",
 ]
@@ -51,6 +60,12 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         bytes: how much garbage.
         values: the corrected values of a ``revise``; None removes the bar.
         split_from, split_to: the ratio of an ``add_split``.
+        of: the ticker whose bars a ``same_series`` gives out as everyone's; left out, the first one asked for.
+        factor, fields: what a ``scale`` multiplies, all prices unless ``fields`` names some, by the vendor's
+            names or ours.
+        divide_volume: whether a ``scale`` divides the volume by its factor as well.
+        tickers, first, last: the bars that a ``scale`` or an ``adjust`` changes: of these tickers and of these
+            sessions, both included (``YYYY-MM-DD``); all unless said.
     """
 
     action: Action
@@ -69,6 +84,13 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     values: dict[str, float | None] | None = None
     split_from: float = 1
     split_to: float = 2
+    of: str = ""
+    factor: float = 100.0
+    fields: list[PriceField] = []
+    divide_volume: bool = False
+    tickers: list[str] = []
+    first: str = ""
+    last: str = ""
 
     def __post_init__(self) -> None:
         if self.regex:
@@ -76,11 +98,15 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
                 re.compile(self.regex)
             except re.error as error:
                 raise ValueError(f"regex: {error}") from error
+        for day in filter(None, (self.first, self.last)):
+            date.fromisoformat(day)
         if self.action in EDITS and not (self.ticker and self.date):
             raise ValueError(f"{self.action} needs a ticker and a date")
 
     def meets(self, path: str, parts: list[str]) -> bool:
         """Whether a call to ``path`` (with query), whose path splits into ``parts``, is one of the rule's."""
+        if self.action in SKEWS and not _skewable(parts, self.tickers):
+            return False
         return (
             self.path in path
             and (not self.regex or re.search(self.regex, path) is not None)
@@ -90,11 +116,11 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Faults:
-    """The rules in force; the first that matches a call and has not run out happens."""
+    """The rules in force; the first that matches a call and has not run out happens, and every such skew."""
 
     def __init__(self, market: Edited) -> None:
         self._market = market
-        self._rules: list[tuple[Rule, list[int]]] = []
+        self._rules: list[tuple[Rule, list[int], dict[str, str]]] = []
 
     def add(self, rule: Rule) -> None:
         """Put a rule in force, or carry out an edit.
@@ -106,9 +132,9 @@ class Faults:
             values = rule.values
             self._market.revise(rule.ticker, np.datetime64(rule.date, "D"), values)
         elif rule.action == "add_split":
-            self._market.add_split(Split(rule.date, rule.ticker, rule.split_from, rule.split_to, 2))
+            self._market.add_split(Entry(Split(rule.date, rule.ticker, rule.split_from, rule.split_to, 2)))
         else:
-            self._rules.append((rule, [0]))
+            self._rules.append((rule, [0], {}))
 
     def clear(self) -> None:
         """Drop every rule and undo every edit."""
@@ -116,20 +142,33 @@ class Faults:
         self._market.clear()
 
     def pick(self, path: str, parts: list[str]) -> Rule | None:
-        """The fault that happens to this call, if one does; it counts as having happened."""
-        for rule, seen in self._rules:
-            if not rule.meets(path, parts):
-                continue
-            if rule.times is not None and seen[0] >= rule.after + rule.times:
-                continue
-            seen[0] += 1
-            if seen[0] > rule.after:
-                return rule
-        return None
+        """The fault that happens to this call, if one does; it counts as having happened. Skews are apart."""
+        others = (held for held in self._rules if held[0].action not in SKEWS)
+        return next((rule for rule, seen, _ in others if _turn(rule, seen, path, parts)), None)
+
+    def skews(self, path: str, parts: list[str]) -> list[tuple[Rule, dict[str, str]]]:
+        """The skews that happen to this call, with what each has settled on; they count as having happened."""
+        mine = [held for held in self._rules if held[0].action in SKEWS]
+        return [(rule, settled) for rule, seen, settled in mine if _turn(rule, seen, path, parts)]
 
     def listed(self) -> list[dict[str, Any]]:
         """The rules with how many calls each has met."""
-        return [{**msgspec.to_builtins(rule), "met": seen[0]} for rule, seen in self._rules]
+        return [{**msgspec.to_builtins(rule), "met": seen[0]} for rule, seen, _ in self._rules]
+
+
+def _turn(rule: Rule, seen: list[int], path: str, parts: list[str]) -> bool:
+    """Whether the rule meets this call and it is its turn; ``seen`` counts the calls met."""
+    if not rule.meets(path, parts) or (rule.times is not None and seen[0] >= rule.after + rule.times):
+        return False
+    seen[0] += 1
+    return seen[0] > rule.after
+
+
+def _skewable(parts: Sequence[str], tickers: Sequence[str]) -> bool:
+    """Whether a path is a range's of one of the tickers (of any, if there are none), or a market day's."""
+    if parts[1:3] != ["v2", "aggs"]:
+        return False
+    return parts[3] != "ticker" or not tickers or parts[4] in tickers
 
 
 def distort(payload: Payload, action: str, url: str) -> Payload:

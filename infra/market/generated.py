@@ -10,12 +10,13 @@ import numpy as np
 
 from closingbell.bars import BAR, NO_TRADES, Bars
 from infra.market import hashing
+from infra.market.dividends import dividends_of
 from infra.market.hashing import Floats, Ints
 from infra.market.hours import FIRST_BAR, hours
 from infra.market.issues import Issues, issues
-from infra.market.listing import CRYPTO_PAIRS, FX_PAIRS, asset_of, listing
+from infra.market.listing import CRYPTO_PAIRS, FX_PAIRS, OWN, asset_of, listing, series_asset
 from infra.market.minutes import minute_rows
-from infra.market.source import Listed, Split
+from infra.market.source import Dividend, Listed, Split
 
 _STREAM_DAY: Final = 3
 _STREAM_VOLUME: Final = 48
@@ -41,7 +42,7 @@ class Generated:
         return f"generated, {self.size:,} tickers, seed {self.seed}"
 
     def days(self, ticker: str, first: np.datetime64, last: np.datetime64) -> Bars:
-        asset = asset_of(ticker)
+        asset = series_asset(ticker)
         if asset not in ("stocks", "crypto", "fx"):
             return Bars((ticker,))
         span = hours(asset)
@@ -67,12 +68,20 @@ class Generated:
             return self._all_splits
         return _splits_of(self._one(ticker)) if asset_of(ticker) == "stocks" else ()
 
+    def dividends(self, ticker: str | None, first: np.datetime64, last: np.datetime64) -> Sequence[Dividend]:
+        if ticker is None:
+            return dividends_of(self._listed["stocks"], first, last)
+        return dividends_of(self._one(ticker), first, last) if series_asset(ticker) == "stocks" else ()
+
     def listed(self, asset: str) -> Sequence[Listed]:
         return self._references[asset]
 
     def find(self, ticker: str) -> Listed | None:
         asset = asset_of(ticker)
         return _reference(self._one(ticker))[0] if asset in ("stocks", "crypto", "fx") else None
+
+    def series_of(self, figi: str, tickers: Sequence[str]) -> str:
+        return OWN + figi
 
     @cached_property
     def _listed(self) -> dict[str, Issues]:
@@ -88,7 +97,7 @@ class Generated:
         return _splits_of(self._listed["stocks"])
 
     def _make_one(self, ticker: str) -> Issues:
-        return issues((ticker,), asset_of(ticker) or "stocks", self.seed)
+        return issues((ticker,), series_asset(ticker) or "stocks", self.seed)
 
 
 def day_rows(batch: Issues, at: Ints) -> np.ndarray[tuple[int], np.dtype[np.void]]:

@@ -15,7 +15,7 @@ import numpy as np
 from infra.market import hashing
 from infra.market.hashing import Floats, Hashes, Ints
 from infra.market.hours import FIRST_BAR, Hours, hours
-from infra.market.listing import core
+from infra.market.listing import OWN, core
 
 #: (split_from, split_to), from the usual to the odd.
 _FORWARD: Final = ((1, 2), (1, 2), (1, 3), (2, 3), (1, 4), (1, 5), (1, 10), (4, 5))
@@ -24,6 +24,7 @@ _REVERSE: Final = ((10, 1), (10, 1), (5, 1), (20, 1), (15, 1), (4, 1), (50, 1), 
 
 _STREAM_TRAITS, _STREAM_SPLIT, _STREAM_LEVEL = 1, 2, 16
 _NEVER: Final = 1 << 30
+_ALL: Final = slice(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +61,17 @@ class Issues:
     split_to: Ints
     scale: Floats
 
-    def economic_level(self, at: Ints, shortest: int = 1) -> Floats:
-        """Log price at the close of sessions ``at``, as if no split had ever happened."""
-        noise = hashing.walk(self.hashes, _STREAM_LEVEL, at, shortest)
-        out: Floats = self.level + self.drift * at + self.sigma * noise
+    def economic_level(self, at: Ints, shortest: int = 1, rows: Ints | slice = _ALL) -> Floats:
+        """Log price at the close of sessions ``at`` (of the tickers ``rows``), as if no split had ever happened."""
+        noise = hashing.walk(self.hashes[rows], _STREAM_LEVEL, at, shortest)
+        out: Floats = self.level[rows] + self.drift[rows] * at + self.sigma[rows] * noise
         return out
 
-    def split_scale(self, at: Ints) -> Floats:
-        """What one original share's price is multiplied by in the quotes of sessions ``at``."""
+    def split_scale(self, at: Ints, rows: Ints | int | None = None) -> Floats:
+        """What one original share's price is multiplied by in the quotes of sessions ``at`` (of ``rows``)."""
         year = _years(self.hours)[at]
-        rows = np.arange(len(self.tickers)) if np.ndim(at) == 0 else 0
+        if rows is None:
+            rows = np.arange(len(self.tickers)) if np.ndim(at) == 0 else 0
         this_year = np.where(
             self.split_at[rows, year] <= at, self.split_from[rows, year] / self.split_to[rows, year], 1.0
         )
@@ -88,7 +90,7 @@ def issues(tickers: Sequence[str], asset: str, seed: int) -> Issues:
 
     stock = asset == "stocks"
     members = set(core())
-    steady = np.array([not stock or t in members for t in names], bool)
+    steady = np.array([not stock or t in members or t.startswith(OWN) for t in names], bool)
     first = int(np.searchsorted(span.sessions, FIRST_BAR))
     newest = int(np.searchsorted(span.sessions, np.datetime64("2026-01-01")))
 
@@ -124,7 +126,7 @@ def issues(tickers: Sequence[str], asset: str, seed: int) -> Issues:
         split_to=np.ones_like(none),
         scale=np.ones(none.shape),
     )
-    if stock:
+    if stock and not names[0].startswith(OWN):  # a scripted instrument splits when the script says so
         _split(bare, steady)
     return bare
 

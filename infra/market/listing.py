@@ -14,6 +14,9 @@ STOCK: Final = re.compile(r"[A-Z]{1,5}(?:p[A-Z]?|r|w)?(?:\.[A-Z]{1,2})?")
 CRYPTO: Final = re.compile(r"X:[A-Z0-9]{2,10}[A-Z]{3}")
 FX: Final = re.compile(r"C:[A-Z]{6}")
 
+#: Begins the name of a series that no ticker has: no request can ask for it by name.
+OWN: Final = "@"
+
 _COINS = "BTC ETH SOL XRP ADA DOGE LTC BCH DOT LINK AVAX UNI XLM ETC ATOM ALGO AAVE FIL NEAR SHIB"
 _PAIRS = "EURUSD USDJPY GBPUSD USDCHF AUDUSD USDCAD NZDUSD EURGBP EURJPY GBPJPY EURCHF AUDJPY USDSEK USDNOK USDMXN"
 
@@ -31,6 +34,11 @@ def asset_of(ticker: str) -> str | None:
     if ticker[:2] in ("I:", "O:"):
         return "indices" if ticker[0] == "I" else "options"
     return "stocks" if STOCK.fullmatch(ticker) else None
+
+
+def series_asset(series: str) -> str | None:
+    """The asset class of a series of bars: a ticker's, or a scripted instrument's own (:data:`OWN`)."""
+    return "stocks" if series.startswith(OWN) else asset_of(series)
 
 
 @cache

@@ -12,19 +12,23 @@ from closingbell.clock import Clock
 from infra.market.config import Config
 from infra.market.edits import Edited
 from infra.market.generated import Generated
+from infra.market.hashing import Floats
 from infra.market.hours import hours
 from infra.market.listing import asset_of
 from infra.market.query import NOT_ENTITLED, NOT_YET, WRONG_TIMEFRAME, RefusedError
 from infra.market.replay import Replay
+from infra.market.scale import ratios
+from infra.market.skew import PLAIN, Skew
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request, read: its path's parts and parameters (a cursor unfolded), and where it was sent."""
+    """One request, read: its path's parts and parameters (a cursor unfolded), where it was sent, what skews it."""
 
     path: str
     params: dict[str, str]
     base_url: str
+    skew: Skew = PLAIN
 
 
 class Market:
@@ -46,7 +50,7 @@ class Market:
     def warm(self) -> None:
         """Build what is built once, so that the first call is as quick as the next."""
         self.source.market_day("stocks", self.published("stocks"))
-        self.source.splits()
+        self.source.splits(None, self.clock.now())
 
     def today(self, asset: str) -> np.datetime64:
         """The date where the asset trades."""
@@ -64,8 +68,8 @@ class Market:
 
     def epoch(self) -> tuple[object, ...]:
         """What every answer depends on besides the request; equal epochs, equal answers."""
-        assets = ("stocks", "crypto", "fx")
-        return (self.source.version, *(f(asset) for asset in assets for f in (self.today, self.published)))
+        dates = (f(asset) for asset in ("stocks", "crypto", "fx") for f in (self.today, self.published))
+        return (*self.source.state(self.clock.now()), *dates)
 
     def check_entitled(self, asset: str) -> None:
         """Raises: RefusedError: 403, the plan does not include the asset class."""
@@ -95,37 +99,22 @@ class Market:
             raise RefusedError(403, NOT_YET if min(last, today) > published else WRONG_TIMEFRAME)
         return max(first, earliest), min(last, published)
 
-    def adjusted(self, bars: Bars) -> Bars:
-        """The bars in the scale of today: earlier prices divided, and volumes multiplied, by each later split."""
-        tickers = set(bars.tickers)
-        if not len(bars) or not tickers:
-            return bars
-        known = self.source.splits(bars.tickers[0] if len(tickers) == 1 else None)
-        first, today = str(bars.rows["session"].min()), str(self.today("stocks"))
-        later = {
-            (s.ticker, s.execution_date): s.split_to / s.split_from
-            for s in known
-            if first < s.execution_date <= today and s.ticker in tickers
+    def ratios(self, bars: Bars) -> Floats:
+        """What each row's price is divided by in the scale of today, shape (n,).
+
+        That is the product of its later splits up to today, as listed by now; two for one day count once.
+        """
+        if not len(bars):
+            return np.ones(len(bars))
+        now, today = self.clock.now(), str(self.today("stocks"))
+        names = self.source.instruments.related(bars.tickers[0]) if len(bars.tickers) == 1 else [None]
+        listed = {
+            (split.ticker, split.execution_date): split
+            for name in names
+            for split in self.source.splits(name, now)
+            if split.execution_date <= today
         }
-        if not later:
-            return bars
-        rows = bars.rows.copy()
-        position = {ticker: i for i, ticker in enumerate(bars.tickers)}
-        factor = np.ones(len(rows))
-        if len(tickers) == 1:
-            for (_, day), ratio in later.items():
-                factor[rows["session"] < np.datetime64(day)] *= ratio
-        else:
-            scale = np.ones(len(bars.tickers))
-            for (ticker, _), ratio in later.items():  # one session: every split here is later than it
-                scale[position[ticker]] *= ratio
-            factor = scale[rows["ticker"]]
-        moved = factor != 1.0
-        for name in ("open", "high", "low", "close", "vwap"):
-            price = rows[name] / factor
-            rows[name] = np.where(moved, np.where(price < 1.0, np.round(price, 6), np.round(price, 4)), rows[name])
-        rows["volume"] = np.where(moved, np.round(rows["volume"] * factor, 4), rows["volume"])
-        return Bars(bars.tickers, rows, bars.timeframe)
+        return ratios(bars, listed.values(), self.source.instruments, later=True)
 
     def asset(self, ticker: str) -> str | None:
         """The ticker's asset class; what a replay lists without a known form counts as a stock."""

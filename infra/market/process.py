@@ -9,20 +9,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 from closingbell.errors import FatalError
+from infra.market.door import SideDoor
 
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-class MarketProcess:
+class MarketProcess(SideDoor):
     """A running market on a free loopback port. Use it with ``with``, or call :meth:`stop`.
 
     It ends with this process, even when this process is killed.
@@ -89,7 +87,7 @@ class MarketProcess:
         )
         try:
             self.settings: dict[str, Any] = self._read_line(timeout)
-            self.url: str = self.settings["url"]
+            super().__init__(self.settings["url"])
             self._await_health(timeout)
         except BaseException:
             self.stop()
@@ -99,37 +97,6 @@ class MarketProcess:
     def pid(self) -> int:
         """The child's process id."""
         return self._child.pid
-
-    def calls(self, since: float = 0.0) -> list[dict[str, Any]]:
-        """The calls received after ``since`` (epoch seconds), in order: time, iso, method, path, status, rows,
-        seconds, fault."""
-        rows: list[dict[str, Any]] = self._control("GET", f"calls?since={since!r}")
-        return rows
-
-    def clear_calls(self) -> None:
-        """Forget the calls so far. The quota they used stays used."""
-        self._control("DELETE", "calls")
-
-    def fault(self, action: str, **rule: Any) -> None:
-        """Put a fault in force; the arguments are those of :class:`infra.market.faults.Rule`.
-
-        Raises:
-            ValueError: it is not a fault.
-        """
-        self._control("POST", "faults", {"action": action, **rule})
-
-    def clear_faults(self) -> None:
-        """Drop every fault, and undo every correction and added split."""
-        self._control("DELETE", "faults")
-
-    def set_now(self, now: datetime | None) -> None:
-        """Stand still at another aware instant, or follow the machine's clock."""
-        self._control("PUT", "clock", {"now": now.isoformat() if now else None})
-
-    def health(self) -> dict[str, Any]:
-        """What it is serving, its clock, how many calls it has logged, its settings."""
-        body: dict[str, Any] = self._control("GET", "health")
-        return body
 
     def stop(self) -> None:
         """End it; does nothing the second time."""
@@ -151,15 +118,6 @@ class MarketProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-    def _control(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = Request(f"{self.url}/_market/{path}", data, method=method)  # noqa: S310  # loopback http
-        try:
-            with urlopen(request, timeout=30) as response:  # noqa: S310
-                return json.load(response)
-        except HTTPError as error:
-            raise ValueError(json.load(error).get("error", str(error))) from None
 
     def _read_line(self, timeout: float) -> dict[str, Any]:
         lines: list[bytes] = []

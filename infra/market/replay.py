@@ -14,7 +14,7 @@ from closingbell.bars import BAR, NO_TRADES, Bars
 from closingbell.errors import ConfigurationError
 from infra.market.hours import FIRST_DAY, LAST_DAY, NEW_YORK
 from infra.market.listing import asset_of
-from infra.market.source import Listed, Split
+from infra.market.source import Dividend, Listed, Split
 
 _PRICES: Final = ("open", "high", "low", "close", "volume")
 _INSTANTS: Final = ("ts", "timestamp", "timestamp_utc", "datetime")
@@ -83,11 +83,17 @@ class Replay:
     def splits(self, ticker: str | None = None) -> Sequence[Split]:
         return ()
 
+    def dividends(self, ticker: str | None, first: np.datetime64, last: np.datetime64) -> Sequence[Dividend]:
+        return ()
+
     def listed(self, asset: str) -> Sequence[Listed]:
         return [Listed(t, asset) for t in self.tickers if (asset_of(t) or "stocks") == asset]
 
     def find(self, ticker: str) -> Listed | None:
         return Listed(ticker, asset_of(ticker) or "stocks") if ticker in self._positions else None
+
+    def series_of(self, figi: str, tickers: Sequence[str]) -> str:
+        return next((ticker for ticker in tickers if ticker in self._positions), tickers[0])
 
     @cached_property
     def _positions(self) -> dict[str, int]:

@@ -25,18 +25,51 @@ class Split:
     @property
     def id(self) -> str:
         """The vendor's kind of identifier; a repeated row has another one."""
-        text = f"{self.ticker}|{self.execution_date}|{self.split_from}|{self.split_to}|{self.copy}"
-        return "E" + blake2b(text.encode(), digest_size=32).hexdigest()
+        return _identifier(self.ticker, self.execution_date, self.split_from, self.split_to, self.copy)
+
+    @property
+    def ratio(self) -> float:
+        """What one share becomes: earlier prices are divided by it, earlier volumes multiplied."""
+        return self.split_to / self.split_from
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Dividend:
+    """Who holds a share at the close before ``ex_date`` is paid ``cash_amount`` for it; dates are ISO."""
+
+    ex_date: str
+    ticker: str
+    cash_amount: float
+    declared: str
+    record_date: str
+    pay_date: str
+    kind: str = "CD"
+    currency: str = "USD"
+    frequency: int = 4
+    copy: int = 0
+
+    @property
+    def id(self) -> str:
+        """The vendor's kind of identifier."""
+        return _identifier(self.ticker, self.ex_date, self.cash_amount, self.kind, self.copy)
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A ticker of the reference list; dates are ISO, None where unknown or still listed."""
+    """A ticker of the reference list, as one instrument holds it.
+
+    Attributes:
+        listed, delisted: the first day, and the first one after the last; ISO, None where unknown or still listed.
+        figi, cik, name: who holds it; None for what is made up from the ticker.
+    """
 
     ticker: str
     asset: str
     listed: str | None = None
     delisted: str | None = None
+    figi: str | None = None
+    cik: str | None = None
+    name: str | None = None
 
 
 class Source(Protocol):
@@ -61,8 +94,18 @@ class Source(Protocol):
     def splits(self, ticker: str | None = None) -> Sequence[Split]:
         """The splits of one ticker, or of every listed one, ascending by date; past and announced."""
 
+    def dividends(self, ticker: str | None, first: np.datetime64, last: np.datetime64) -> Sequence[Dividend]:
+        """The dividends of one ticker, or of every listed one, with an ex-date from ``first`` to ``last``."""
+
     def listed(self, asset: str) -> Sequence[Listed]:
         """The listed tickers of one asset class."""
 
     def find(self, ticker: str) -> Listed | None:
         """What the reference data say of a ticker, or None when it is unknown."""
+
+    def series_of(self, figi: str, tickers: Sequence[str]) -> str:
+        """What to ask for to get the bars of a scripted instrument that is not said to have another's."""
+
+
+def _identifier(*parts: object) -> str:
+    return "E" + blake2b("|".join(map(str, parts)).encode(), digest_size=32).hexdigest()

@@ -7,8 +7,9 @@ from typing import Final
 import numpy as np
 
 from closingbell.bars import NO_TRADES
-from infra.market.hashing import Ints
+from infra.market.hashing import Floats, Ints
 from infra.market.hours import MINUTE_MS, midnights
+from infra.market.scale import Rows, rescaled
 
 #: Each timespan's base bar; a page's limit counts those.
 BASE: Final = {
@@ -20,8 +21,6 @@ BASE: Final = {
     "quarter": "day",
     "year": "day",
 }
-
-Rows = np.ndarray[tuple[int], np.dtype[np.void]]
 
 _MONTHS: Final = {"month": 1, "quarter": 3, "year": 12}
 _A_SUNDAY: Final = np.datetime64("1970-01-04")
@@ -54,13 +53,30 @@ def starts(rows: Rows, asset: str, count: int, timespan: str, anchor: np.datetim
     return midnights(asset, np.maximum(first, np.datetime64("2003-01-02")))
 
 
-def merge(rows: Rows, keys: Ints) -> tuple[Rows, Ints]:
-    """One bar a window: its rows, and the windows' starts. Base bars without a trade count as no trades."""
+def merge(rows: Rows, keys: Ints, ratio: Floats) -> tuple[Rows, Ints]:
+    """One bar a window, adjusted: its rows, and the windows' starts. Base bars without a trade count as no trades.
+
+    A window is put together of raw bars and then adjusted as a whole, so that it is the raw window's bar
+    rescaled, exactly; one in which the scale changes is put together of adjusted bars.
+
+    Args:
+        rows: the base bars, raw.
+        keys: the start of each one's window.
+        ratio: what each one's price is divided by.
+    """
     if not len(rows):
         return rows, keys
     new = np.flatnonzero(np.r_[True, np.diff(keys) != 0])
     if len(new) == len(rows):
-        return rows, keys
+        return rescaled(rows, ratio), keys
+    merged = rescaled(_merged(rows, new), ratio[new])
+    mixed = np.maximum.reduceat(ratio, new) != np.minimum.reduceat(ratio, new)
+    if mixed.any():
+        merged[mixed] = _merged(rescaled(rows, ratio), new)[mixed]
+    return merged, keys[new]
+
+
+def _merged(rows: Rows, new: Ints) -> Rows:
     merged = rows[new].copy()
     merged["high"] = np.fmax.reduceat(rows["high"], new)
     merged["low"] = np.fmin.reduceat(rows["low"], new)
@@ -72,4 +88,4 @@ def merge(rows: Rows, keys: Ints) -> tuple[Rows, Ints]:
     merged["vwap"] = np.where(weight > 0, np.round(money / np.where(weight > 0, weight, 1.0), 4), np.nan)
     trades = np.add.reduceat(np.where(rows["trades"] == NO_TRADES, 0, rows["trades"]), new)
     merged["trades"] = np.where(weight > 0, trades, NO_TRADES)
-    return merged, keys[new]
+    return merged

@@ -14,8 +14,6 @@ from infra.market.process import MarketProcess
 
 Get = Callable[..., httpx.Response]
 
-PRICES = ("o", "h", "l", "c")
-
 
 def rows(get: Get, path: str) -> list[dict[str, Any]]:
     answer = get(path)
@@ -110,30 +108,6 @@ def test_weeks_and_months_are_made_of_days(get: Get) -> None:
     for longer in (months, weeks):
         assert longer[-1]["c"] == days[-1]["c"]
         assert sum(bar["v"] for bar in longer) == pytest.approx(sum(day["v"] for day in days))
-
-
-def test_adjusted_prices_are_raw_ones_divided_by_the_later_splits(get: Get) -> None:
-    listed = rows(get, "/v3/reference/splits?limit=1000&execution_date.lte=2025-12-31&execution_date.gte=2010-01-01")
-    for split in {row["ticker"]: row for row in listed}.values():
-        ticker = split["ticker"]
-        path = f"/v2/aggs/ticker/{ticker}/range/1/day/2009-01-01/2026-03-09?limit=50000&adjusted="
-        raw, adjusted = rows(get, path + "false"), rows(get, path + "true")
-        assert [row["t"] for row in raw] == [row["t"] for row in adjusted]
-        own = {
-            s["execution_date"]: s["split_to"] / s["split_from"]
-            for s in rows(get, f"/v3/reference/splits?ticker={ticker}&limit=1000")
-        }
-        for before, after in zip(raw[::50], adjusted[::50], strict=True):
-            day = day_of(before)
-            factor = 1.0
-            for on, ratio in own.items():
-                factor *= ratio if day < on <= "2026-03-09" else 1.0
-            for key in PRICES:
-                assert after[key] == pytest.approx(before[key] / factor, abs=6e-5)
-            assert after["v"] == pytest.approx(before["v"] * factor, abs=1e-3)
-        break
-    else:
-        pytest.fail("there is no split to look at")
 
 
 def test_a_split_makes_raw_prices_jump_and_adjusted_ones_not(get: Get) -> None:

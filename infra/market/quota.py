@@ -44,4 +44,4 @@ class Limiter:
             wait = calls[len(calls) - self._quota.calls] + seconds - now
         if self._count_refused:
             calls.append(now)
-        return max(0.0, wait)
+        return min(max(0.0, wait), seconds)  # never more than a window, not even by a rounding

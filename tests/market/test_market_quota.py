@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from closingbell.quota import Quota
@@ -23,6 +23,7 @@ gaps = st.lists(st.floats(0, 3, allow_nan=False), max_size=60)
 
 
 @given(gaps, st.integers(1, 6), st.booleans())
+@example([0.0, *[3.0] * 7, 2.183541255180197, 0.0], 1, False)
 def test_a_rolling_window_never_holds_more_and_never_refuses_without_reason(
     waits: list[float], calls: int, counted: bool
 ) -> None:

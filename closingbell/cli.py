@@ -66,6 +66,7 @@ HELP: Final = {
     "ingest": "Fetch what is missing and store it.",
     "market": "Serve the stand-in for Polygon.",
     "plan": "Show which calls an ingest would make, and make none.",
+    "reconcile": "Hold stored bars against what the vendor says now.",
     "retry": "Make calls for exactly the cells that failed.",
     "status": "Show what is stored, or what is known of one ticker.",
     "universe": "List the tickers of a universe, now or on a past date.",

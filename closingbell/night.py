@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from closingbell import cells, plan
-from closingbell.calendar import AssetClass, calendar_for
+from closingbell.calendar import NEW_YORK, AssetClass, calendar_for
 from closingbell.cells import Cells, Ledger
 from closingbell.healing import AGAIN, Cell, Damage, due
 from closingbell.outcome import Judge
@@ -19,8 +19,9 @@ from closingbell.quota import Quota
 from closingbell.request import Request
 from closingbell.store import Store
 
-#: Splits appear late and are corrected: each look goes back this far behind the last one.
-SPLITS_MARGIN: Final = timedelta(days=10)
+#: Splits appear late and are corrected: each look goes back this far behind the last one. The splits of three months,
+#: several hundred, still are one page.
+SPLITS_MARGIN: Final = timedelta(days=90)
 
 Days = tuple[date, date]
 
@@ -37,6 +38,7 @@ class Night:
         splits: the days whose splits to look at, or None when that was done today.
         now: the instant that the run takes for the present.
         damage: where bars and ledger contradict each other: to be mended before the first call.
+        minutes: cells whose bar is to be held against its own minutes.
     """
 
     request: Request
@@ -46,6 +48,7 @@ class Night:
     splits: Days | None
     now: datetime
     damage: Damage = field(default_factory=Damage)
+    minutes: tuple[Cell, ...] = ()
 
 
 def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int, now: datetime) -> Night:
@@ -78,15 +81,32 @@ def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int,
         wanted = cells.missing(grid, ledger, again=again)
         if wanted.count or not request.skip_non_sessions or _new_session(name, now):
             wanted = cells.missing(grid, ledger, request.recheck_sessions, again)
-        by_name = cells.to_ask_by_name(wanted, ledger)
-        plans.append(plan.cheapest(wanted, CallCost(quota.interval, market_day_rows=rows), name, by_name))
+        cost = CallCost(quota.interval, market_day_rows=rows)
+        if request.sample:
+            plans.append(plan.sample(grid, cost, request.sample, request.seed, name))
+        else:
+            wanted = grid if request.compare else wanted
+            plans.append(plan.cheapest(wanted, cost, name, cells.to_ask_by_name(wanted, ledger)))
         calendar = calendar_for(name)
         closed_by, due_by = (np.datetime64(day) for day in (calendar.last_closed(now), calendar.last_due(now)))
         judges[name] = Judge(name, grid.sessions, closed_by, due_by)
     idle = not request.tickers or (request.skip_non_sessions and not any(part.calls for part in plans))
-    splits = None if idle else _splits(store, request, now.date())
-    whole = plan.join(plans, quota, extra_calls=int(splits is not None))
-    return Night(request, tuple(grids), whole, judges, splits, now, damage)
+    splits = None if idle else _splits(store, request, now.astimezone(NEW_YORK).date())
+    minutes = _daily_bars(grids, ledger, request.minutes, request.seed)
+    whole = plan.join(plans, quota, int(splits is not None), len(minutes))
+    return Night(request, tuple(grids), whole, judges, splits, now, damage, minutes)
+
+
+def _daily_bars(grids: Sequence[Cells], ledger: Ledger, count: int, seed: int) -> tuple[Cell, ...]:
+    """A sample of the cells that have a bar."""
+    chance = np.random.default_rng(seed)
+    gaps = [(gap.ticker, gap.session) for gap in ledger.gaps]
+    stored: list[Cell] = []
+    for grid in grids if count else ():
+        rows, columns = np.nonzero(grid.mask & ~cells.mask_of(grid, gaps))
+        some = chance.choice(len(rows), min(count, len(rows)), replace=False)
+        stored += [(grid.tickers[rows[i]], grid.sessions[columns[i]].item()) for i in some]
+    return tuple(sorted(stored[i] for i in chance.choice(len(stored), min(count, len(stored)), replace=False)))
 
 
 def _again(ledger: Ledger, request: Request, now: datetime) -> list[Cell]:
@@ -108,8 +128,10 @@ def _new_session(asset_class: AssetClass, now: datetime) -> bool:
 
 
 def _splits(store: Store, request: Request, today: date) -> Days | None:
-    """The days to look at, so that all of the request's history can be adjusted: one look a night."""
+    """The days to look at, so that all of the request's history can be adjusted: one look a night, all on request."""
     seen = store.facts.splits_seen(request.source)
     if seen is None or request.start < seen[0]:
         return request.start, today
+    if request.compare:
+        return seen[0], today
     return None if seen[1] >= today else (seen[1] - SPLITS_MARGIN, today)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Final
 
 import numpy as np
@@ -62,6 +63,7 @@ class FlushResult:
         stored: bars accepted, changed or not.
         quarantined: bars kept apart.
         gaps: gap rows written or changed.
+        absent: cells whose stored bar was not in the answer; it stands.
     """
 
     inserted: int = 0
@@ -69,6 +71,7 @@ class FlushResult:
     stored: int = 0
     quarantined: int = 0
     gaps: int = 0
+    absent: list[tuple[str, date]] = field(default_factory=list)
 
 
 @dataclass(slots=True)

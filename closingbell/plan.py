@@ -117,13 +117,15 @@ class Plan:
         calls: market days first, oldest first; then ranges in the order of the tickers.
         cells: how many cells they account for.
         seconds: the expected duration at the quota, were calls made one after the other.
-        extra_calls: calls beside those for bars (the night's look at splits).
+        splits: calls that look at splits.
+        minutes: calls for minutes to hold daily bars against.
     """
 
     calls: tuple[Call, ...]
     cells: int
     seconds: float
-    extra_calls: int = 0
+    splits: int = 0
+    minutes: int = 0
 
     @property
     def ranges(self) -> int:
@@ -138,7 +140,7 @@ class Plan:
     @property
     def planned_calls(self) -> int:
         """Calls in all: every page is one."""
-        return sum(call.pages for call in self.calls) + self.extra_calls
+        return sum(call.pages for call in self.calls) + self.splits + self.minutes
 
     @property
     def rows(self) -> int:
@@ -151,7 +153,8 @@ class Plan:
             "planned_calls": self.planned_calls,
             "market_days": self.market_days,
             "ranges": self.ranges,
-            "splits": self.extra_calls,
+            "splits": self.splits,
+            "minutes": self.minutes,
             "cells": self.cells,
             "rows": self.rows,
             "seconds": round(self.seconds, 3),
@@ -198,6 +201,38 @@ def cheapest(
         calls.append(TickerRange(cells.tickers[tickers[i]], sessions, int(pages[i]), int(rows[i])))
     seconds = sum(cost.of(call.pages, call.rows) for call in calls)
     return Plan(tuple(calls), int(np.count_nonzero(mask)), seconds)
+
+
+def sample(cells: Cells, cost: CallCost, count: int, seed: int, asset_class: str = "stocks") -> Plan:
+    """The calls that ask for a sample of ``cells`` both ways: ``count`` tickers by range, ``count`` market days.
+
+    Whichever way a cell came, it may be asked for the other way here.
+
+    Args:
+        cells: those to choose from.
+        cost: of a call.
+        count: tickers, and as many sessions where the vendor has market days.
+        seed: of the choice.
+        asset_class: of all tickers in ``cells``.
+    """
+    chance = np.random.default_rng(seed)
+    tickers, days = np.flatnonzero(cells.mask.any(axis=1)), np.flatnonzero(cells.mask.any(axis=0))
+    tickers = np.sort(chance.choice(tickers, min(count, len(tickers)), replace=False))
+    if cost.market_day_rows is None:
+        days = days[:0]
+    days = np.sort(chance.choice(days, min(count, len(days)), replace=False))
+    calls: list[Call] = []
+    for j in days:
+        names = tuple(cells.tickers[i] for i in np.flatnonzero(cells.mask[:, j]) if i not in tickers)
+        if names:
+            calls.append(MarketDay(cells.sessions[j].item(), names, asset_class, 1, cost.market_day_rows or 0))
+    for i in tickers:
+        asked = np.flatnonzero(cells.mask[i])
+        rows = int(asked[-1] - asked[0] + 1) * cost.rows_per_session
+        pages = max(1, -(-rows // PAGE_ROWS))
+        calls.append(TickerRange(cells.tickers[i], tuple(cells.sessions[asked].tolist()), pages, rows))
+    seconds = sum(cost.of(call.pages, call.rows) for call in calls)
+    return Plan(tuple(calls), sum(len(call.cells) for call in calls), seconds)
 
 
 def _cover(
@@ -271,17 +306,17 @@ def _fold(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]
     return classes.ravel(), mask[first]
 
 
-def join(plans: Iterable[Plan], quota: Quota, extra_calls: int = 0) -> Plan:
+def join(plans: Iterable[Plan], quota: Quota, splits: int = 0, minutes: int = 0) -> Plan:
     """One plan from those of several asset classes, with the calls that bring no bars.
 
     Its duration is what the quota makes of all calls together: a whole window's calls may begin at once.
     """
     parts = list(plans)
     calls = tuple(call for part in parts for call in part.calls)
-    pages = sum(call.pages for call in calls) + extra_calls
+    pages = sum(call.pages for call in calls) + splits + minutes
     windows = max(0, pages - 1) // quota.calls
     seconds = windows * quota.seconds + sum(call.rows for call in calls) / ROWS_PER_SECOND
-    return Plan(calls, sum(part.cells for part in parts), seconds, extra_calls)
+    return Plan(calls, sum(part.cells for part in parts), seconds, splits, minutes)
 
 
 def batches(calls: Sequence[Call], size: int) -> list[tuple[Call, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,9 @@ SPLITS: Final = "look at splits"
 
 #: How many tickers a line names before it only counts them.
 _NAMED = 8
+
+#: How many single bars a report lists of a kind; the tables have them all.
+_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class Tally:
     quarantined: int = 0
     splits: int = 0
     warned: dict[str, int] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
+    minutes: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -71,6 +76,8 @@ class Tally:
             self.warned[rule] = self.warned.get(rule, 0) + count
         for stage, seconds in other.seconds.items():
             self.spend(stage, seconds)
+        self.absent += other.absent
+        self.minutes += other.minutes
         self.failures += other.failures
 
 
@@ -98,6 +105,7 @@ def build(
     *,
     actual_calls: int,
     quarantined: Mapping[str, int],
+    revisions: Sequence[str],
     seconds: float,
 ) -> dict[str, Any]:
     """The report of a run that got to its end, as plain JSON.
@@ -124,6 +132,9 @@ def build(
         "stored_bars": reconciliation.stored,
         "inserted": tally.inserted,
         "rewritten": tally.rewritten,
+        "revisions": list(revisions),
+        "absent": tally.absent[:_LISTED],
+        "minutes_differ": tally.minutes[:_LISTED],
         "gaps": dict(reconciliation.gaps),
         "unexplained": dict(reconciliation.unexplained),
         "mended": night.damage.counts(),
@@ -176,6 +187,9 @@ def stopped(run_id: UUID, flow: str, message: str, request: Request | None, seco
         "stored_bars": 0,
         "inserted": 0,
         "rewritten": 0,
+        "revisions": [],
+        "absent": [],
+        "minutes_differ": [],
         "gaps": {},
         "unexplained": {},
         "mended": {},
@@ -219,12 +233,18 @@ def night_lines(night: Night, quota: str) -> list[str]:
         told.append(f"the ledger is mended: {night.damage}")
     if not plan.planned_calls:
         return [*told, "nothing is missing: no call"]
-    kinds = [(plan.market_days, "market day"), (plan.ranges, "ticker range"), (plan.extra_calls, "look at splits")]
-    words = ", ".join(f"{n:,} {word}{'s' if n != 1 and word != 'look at splits' else ''}" for n, word in kinds if n)
+    kinds = [(plan.market_days, "market day"), (plan.ranges, "ticker range"), (plan.minutes, "day of minutes")]
+    words = ", ".join(f"{n:,} {_plural(word, n)}" for n, word in [*kinds, (plan.splits, SPLITS)] if n)
     calls = f"{plan.planned_calls:,} call{'s' if plan.planned_calls != 1 else ''}: {words}"
     time = f"about {duration(plan.seconds)}" if plan.seconds >= 1 else "under a second"
     cost = f"{plan.cells:,} cells in {plan.rows:,} rows, {time} at {quota}"
     return [*told, calls, cost]
+
+
+def _plural(words: str, count: int) -> str:
+    """``market days``, ``days of minutes``; what is said of one only stays."""
+    first, of, rest = words.partition(" of ")
+    return words if count == 1 else f"{first}s{of}{rest}"
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
@@ -244,6 +264,14 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         told.append(f"no bar  at all: {named(report['barless'])}")
     if report["unexplained"]:
         told.append(f"cells   UNEXPLAINED in {named(list(report['unexplained']))}")
+    for what, title in (
+        ("revisions", "changed"),
+        ("absent", "not in the vendor's answer, though stored"),
+        ("minutes_differ", "not what its minutes make"),
+    ):
+        told += [f"{title}  {one}" for one in report[what][:_NAMED]]
+        if len(report[what]) > _NAMED:
+            told.append(f"{title}  and more: closingbell status TICKER shows all of a ticker")
     if report["quarantined"]:
         told += [f"kept apart  {n:,} {rule}: {_EXPLAINS.get(rule, '')}" for rule, n in report["quarantined"].items()]
     if report["warned"]:

@@ -29,6 +29,10 @@ class Request:
         gaps_only: ask only for cells inside the watermarks, and so for no history that nobody asked for.
         heal: ask as well for what is missing of these tickers before ``start``, where it was asked for once.
         ask_again: ask as well for what the vendor said is empty or not ours, and for bars in quarantine.
+        compare: ask for what is stored, all of it or a sample, to hold it against what the vendor says now.
+        sample: how many tickers, and how many sessions, of a comparison; 0: everything.
+        minutes: how many daily bars of a comparison to hold against their own minutes.
+        seed: of the sample's choice.
         notes: what was changed in what the person asked for, and why.
     """
 
@@ -42,6 +46,10 @@ class Request:
     gaps_only: bool = False
     heal: bool = False
     ask_again: bool = False
+    compare: bool = False
+    sample: int = 0
+    minutes: int = 0
+    seed: int = 0
     notes: tuple[str, ...] = ()
 
     def grids(self, now: datetime, since: date | None = None) -> list[tuple[AssetClass, Cells]]:
@@ -75,6 +83,10 @@ class Request:
             "gaps_only": self.gaps_only,
             "heal": self.heal,
             "ask_again": self.ask_again,
+            "compare": self.compare,
+            "sample": self.sample,
+            "minutes": self.minutes,
+            "seed": self.seed,
         }
 
     @classmethod

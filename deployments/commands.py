@@ -14,7 +14,7 @@ from uuid import UUID
 import click
 
 from closingbell import report
-from closingbell.cli import CANNOT_RUN, CELLS_FAILED, OK, asking, json_option, plan, show
+from closingbell.cli import CANNOT_RUN, CELLS_FAILED, OK, Day, asking, json_option, plan, show
 from closingbell.errors import ConfigurationError
 from closingbell.settings import Settings, load
 from closingbell.store.records import as_run_id
@@ -85,6 +85,53 @@ def retry(run_id: str, batch_size: int | None, dry_run: bool, as_json: bool) -> 
         run_id = str(as_run_id(run_id))
     parameters = {"run_id": run_id, "batch_size": batch_size, "dry_run": dry_run}
     _run("flows.retry_failed", "retry_failed", parameters, as_json)
+
+
+@click.command()
+@click.option("--tickers", "-t", help="Only these: AAPL,BRK.B or @file. Default: every ticker that is stored.")
+@click.option("--start", type=Day(), help="First date. Default: the first one stored.")
+@click.option("--end", type=Day(), help="Last date. Default: the last one stored.")
+@click.option(
+    "--sample",
+    type=click.IntRange(1, 1_000),
+    default=5,
+    show_default=True,
+    help="Fetch so many tickers whole, by range, and so many sessions whole, by market day.",
+)
+@click.option("--all", "everything", is_flag=True, help="Fetch everything, by the cheapest calls, instead of a sample.")
+@click.option(
+    "--minutes", type=click.IntRange(0, 100), default=0, help="Hold so many daily bars against their own minutes."
+)
+@batch_size_option
+@dry_run_option
+@json_option
+def reconcile(
+    tickers: str | None,
+    start: date | None,
+    end: date | None,
+    sample: int,
+    everything: bool,
+    minutes: int,
+    batch_size: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Hold stored bars against what the vendor says now; what differs is rewritten, and the old values are kept.
+
+    Example: closingbell reconcile --all --start 2024-01-02
+    """
+    from closingbell import universe as universes
+
+    parameters = {
+        "tickers": list(universes.parse_tickers(tickers)) if tickers is not None else None,
+        "start": start,
+        "end": end,
+        "sample": 0 if everything else sample,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "dry_run": dry_run,
+    }
+    _run("flows.reconcile", "reconcile", parameters, as_json)
 
 
 @click.command()

@@ -19,6 +19,7 @@ from closingbell.request import Request
 from closingbell.store.records import as_run_id
 from tasks import night as steps
 from tasks.batch import Work, retrying
+from tasks.minutes import look_at_minutes
 from tasks.resources import Resources, opened
 from tasks.splits import look_at_splits
 
@@ -71,4 +72,5 @@ def _night(
         batches = retrying(settings).map(steps.batches(night, batch_size), work=unmapped(work))
         tally = steps.gather(batches, resources)
         tally.add(splits)
+        tally.add(look_at_minutes(work, night.minutes, settings))
         return steps.final_state(steps.close(resources, night, work, flow, tally, begun))

@@ -235,6 +235,7 @@ def _commit(outcome: Outcome, work: Work, resources: Resources, tally: Tally) ->
             gaps=result.gaps,
             quarantined=result.quarantined,
             warned=dict(outcome.verdict.warned),
+            absent=[f"{ticker} {session}" for ticker, session in result.absent],
         )
     )
     return result.gaps

@@ -77,6 +77,7 @@ def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tall
         records.reconcile(request.source, request.timeframe, night.grids),
         actual_calls=sum(resources.source.calls.values()),
         quarantined=records.quarantined(request.source, request.timeframe, night.grids),
+        revisions=records.revisions(work.run_id) if tally.rewritten else [],
         seconds=time.monotonic() - begun,
     )
     records.end_run(work.run_id, told["state"], told)

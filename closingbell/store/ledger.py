@@ -43,12 +43,14 @@ class Settlement:
         gaps: the gaps of the cells seen, as they are now.
         sessions_between: the calendar.
         at: the instant of the outcomes, aware.
+        absent: cells whose stored bar was not in an answer that should have it.
     """
 
     marks: dict[str, Watermark]
     gaps: dict[tuple[str, date], Gap]
     sessions_between: SessionsBetween
     at: datetime
+    absent: list[tuple[str, date]] = field(default_factory=list)
     _marks_before: dict[str, Watermark] = field(init=False)
     _gaps_before: dict[tuple[str, date], Gap] = field(init=False)
 
@@ -93,6 +95,9 @@ class Settlement:
                 self._open(ticker, session, "quarantined", outcome.error)
             else:
                 self._absent(outcome, ticker, j)
+        if not outcome.failed and outcome.reason == "empty":
+            gone = np.nonzero(had_bar & ~got & ~kept_apart)
+            self.absent += [(cells.tickers[i], cells.sessions[j].item()) for i, j in zip(*gone, strict=True)]
         for ticker in outcome.tickers:
             self._extend(ticker, outcome.sessions)
         return np.asarray(fresh)

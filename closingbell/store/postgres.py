@@ -116,6 +116,7 @@ class PostgresWriter:
             overlapping.append(accepted.where(~is_fresh))
             result.quarantined += self._quarantine(connection, key, run_id, outcome)
         self._load(connection, key, run_id, _joined(fresh), _joined(overlapping), result)
+        result.absent = settlement.absent
         result.gaps = self._write_ledger(connection, key, run_id, settlement)
         connection.execute(
             sql.COUNT,

@@ -15,10 +15,11 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from closingbell.bars import VALUES, Bars
 from closingbell.cells import Cells, Gap, Ledger, Watermark
 from closingbell.errors import ConfigurationError
 from closingbell.healing import Damage
-from closingbell.store import audit
+from closingbell.store import audit, reading
 from closingbell.store import statements as sql
 from closingbell.store.audit import Reconciliation
 from closingbell.store.faults import transaction
@@ -200,6 +201,36 @@ class Records:
                     row["state"] = "Crashed"
         return rows
 
+    def revisions(self, run_id: UUID, limit: int = 20) -> list[str]:
+        """What a run changed in stored bars, in words: the oldest sessions first, the first ``limit`` of them."""
+        columns = [revision.c.ticker, revision.c.session]
+        columns += [revision.c[side + name] for name in VALUES for side in ("old_", "new_")]
+        query = (
+            sa.select(*columns)
+            .where(revision.c.run_id == run_id)
+            .order_by(revision.c.session, revision.c.ticker)
+            .limit(limit)
+        )
+        with transaction(self._engine) as connection:
+            return [described(dict(row)) for row in connection.execute(query).mappings()]
+
+    def series(self, timeframe: str, tickers: Sequence[str], first: date, last: date) -> Bars:
+        """The stored bars of some tickers from session ``first`` to session ``last``, by ticker and ``ts``."""
+        return reading.series(self._engine, timeframe, tickers, first, last)
+
+    def tickers(self, source: str, timeframe: str) -> tuple[str, ...]:
+        """Every ticker that the ledger knows, in order."""
+        with transaction(self._engine) as connection:
+            return tuple(_marks(connection, source, timeframe))
+
+    def span(self, source: str, timeframe: str, tickers: Sequence[str]) -> Watermark | None:
+        """The first and the last session that is accounted for of any of these tickers; None if none is."""
+        with transaction(self._engine) as connection:
+            marks = _marks(connection, source, timeframe, watermark.c.ticker.in_(tickers)).values()
+        if not marks:
+            return None
+        return Watermark(min(mark.first for mark in marks), max(mark.last for mark in marks))
+
     def quarantined(self, source: str, timeframe: str, grids: Sequence[Cells]) -> Mapping[str, int]:
         """Bars kept apart between the first and the last session of each grid, by rule."""
         found: Counter[str] = Counter()
@@ -310,6 +341,15 @@ def _gaps(connection: sa.Connection, source: str, timeframe: str, *where: sa.Col
         .order_by(gap.c.ticker, gap.c.session)
     )
     return [Gap(*row) for row in connection.execute(query)]
+
+
+def described(change: Mapping[str, Any]) -> str:
+    """A revision in words: only what changed; a bar that was taken out has no new values."""
+    cell = f"{change['ticker']} {change['session']}"
+    if change["new_close"] is None:
+        return f"{cell} close {change['old_close']:g}, taken out"
+    values = [(name, change["old_" + name], change["new_" + name]) for name in VALUES]
+    return f"{cell} " + ", ".join(f"{name} {old} -> {new}" for name, old, new in values if old != new)
 
 
 def as_run_id(text: str) -> UUID:

@@ -46,6 +46,12 @@ class Nights:
 
         return self._run(retry_failed, parameters)
 
+    def reconcile(self, **parameters: Any) -> dict[str, Any]:
+        """Run the reconcile flow; its report."""
+        from flows.reconcile import reconcile
+
+        return self._run(reconcile, parameters)
+
     def bar_calls(self) -> list[str]:
         """The paths of the calls for bars that the market received, without their queries."""
         return [path for path in self.paths() if path.startswith("/v2/aggs")]

@@ -36,7 +36,7 @@ def built(tally: Tally | None = None, reconciliation: Reconciliation = WHOLE) ->
     tally = tally or Tally(calls_done=3)
     return report.build(
         RUN, "ingest", NIGHT, tally, reconciliation,
-        actual_calls=5, quarantined={"ohlc_order": 1}, seconds=12.34567,
+        actual_calls=5, quarantined={"ohlc_order": 1}, revisions=[], seconds=12.34567,
     )  # fmt: skip
 
 

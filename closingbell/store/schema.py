@@ -10,6 +10,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from closingbell.store import views
+
 metadata = sa.MetaData()
 
 #: Tickers are case-sensitive and compared byte by byte, whatever the database's own collation.
@@ -115,9 +117,66 @@ split = sa.Table(
     sa.Column("vendor_id", sa.String(100)),
     sa.Column("run_id", sa.Uuid, nullable=False),
     sa.Column("seen_at", _INSTANT, nullable=False, server_default=sa.func.now()),
+    sa.Column("known_from", _INSTANT, nullable=False, comment="since when this version could be known"),
+    sa.Index("split_of_ticker", "ticker"),
 )
 
-#: How far the facts that are not bars have been looked at: splits from ``first_day`` to ``last_day``.
+split_revision = sa.Table(
+    "split_revision",
+    metadata,
+    sa.Column("revision_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("source", _SHORT, nullable=False),
+    sa.Column("ticker", TICKER, nullable=False),
+    sa.Column("execution_date", sa.Date, nullable=False),
+    sa.Column("old_split_from", sa.Double, nullable=False),
+    sa.Column("old_split_to", sa.Double, nullable=False),
+    sa.Column("new_split_from", sa.Double, comment="NULL: the vendor lists it no longer"),
+    sa.Column("new_split_to", sa.Double),
+    sa.Column("old_known_from", _INSTANT, nullable=False, comment="the old version counts from here until seen_at"),
+    sa.Column("seen_at", _INSTANT, nullable=False),
+    sa.Column("run_id", sa.Uuid, nullable=False, comment="the run that saw the change"),
+    sa.Column("old_run_id", sa.Uuid, nullable=False, comment="the run that had written the old version"),
+    sa.Index("revision_of_split", "ticker", "execution_date"),
+)
+
+dividend = sa.Table(
+    "dividend",
+    metadata,
+    sa.Column("source", _SHORT, primary_key=True),
+    sa.Column("ticker", TICKER, primary_key=True),
+    sa.Column("ex_date", sa.Date, primary_key=True),
+    sa.Column("seq", sa.SmallInteger, primary_key=True, comment="counts the dividends of one ex-date, from 1"),
+    sa.Column("kind", _SHORT, nullable=False, comment="the vendor's word: CD regular, SC special, ..."),
+    sa.Column("cash_amount", sa.Double, nullable=False, comment="for one share of the ex-date's scale"),
+    sa.Column("currency", sa.String(8), nullable=False),
+    sa.Column("pay_date", sa.Date),
+    sa.Column("vendor_id", sa.String(100)),
+    sa.Column("run_id", sa.Uuid, nullable=False),
+    sa.Column("seen_at", _INSTANT, nullable=False),
+    sa.Index("dividend_of_ticker", "ticker", "ex_date"),
+)
+
+#: Who held a ticker. At any time nobody or one instrument does: the tenures of a ticker never overlap.
+ticker_history = sa.Table(
+    "ticker_history",
+    metadata,
+    sa.Column("source", _SHORT, primary_key=True),
+    sa.Column("ticker", TICKER, primary_key=True),
+    sa.Column("first_day", sa.Date, primary_key=True),
+    sa.Column("end_day", sa.Date, comment="the first day without the ticker; NULL while it lasts"),
+    sa.Column("instrument_id", sa.String(40), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("origin", _SHORT, nullable=False),
+    sa.Column("run_id", sa.Uuid, nullable=False),
+    sa.Column("seen_at", _INSTANT, nullable=False),
+    sa.CheckConstraint("origin IN ('vendor', 'shipped')", name="ticker_history_origin"),
+    sa.CheckConstraint("end_day > first_day", name="ticker_history_days"),
+    sa.Index("history_of_ticker", "ticker"),
+    sa.Index("history_of_instrument", "instrument_id"),
+)
+
+#: How far the facts that are not bars have been looked at: those of a ``kind`` (``split``, ``dividend``) of the whole
+#: market, from ``first_day`` to ``last_day``.
 facts_watermark = sa.Table(
     "facts_watermark",
     metadata,
@@ -156,3 +215,17 @@ run = sa.Table(
         comment="what the run took for the present: all that it wrote is known since then",
     ),
 )
+
+
+@sa.event.listens_for(metadata, "after_create")
+def _create_views(_: sa.MetaData, connection: sa.Connection, **options: Any) -> None:
+    if connection.dialect.name == "postgresql":
+        for statement in views.CREATE:
+            connection.exec_driver_sql(statement)
+
+
+@sa.event.listens_for(metadata, "before_drop")
+def _drop_views(_: sa.MetaData, connection: sa.Connection, **options: Any) -> None:
+    if connection.dialect.name == "postgresql":
+        for statement in views.DROP:
+            connection.exec_driver_sql(statement)

@@ -1,18 +1,22 @@
-"""The migrations and the tables in code are one schema, and a current database is left alone."""
+"""The migrations and the schema in code are one, rows outlive them, and a current database is left alone."""
 
 from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from closingbell.errors import ConfigurationError
+from closingbell.store import views
 from closingbell.store.schema import metadata
 from infra import migrations
 
@@ -35,11 +39,15 @@ def tables(engine: sa.Engine) -> set[str]:
     return set(sa.inspect(engine).get_table_names())
 
 
-def downgrade(engine: sa.Engine) -> None:
+def downgrade(engine: sa.Engine, to: str = "base") -> None:
+    _alembic(engine, command.downgrade, to)
+
+
+def _alembic(engine: sa.Engine, direction: Callable[[Config, str], None], to: str) -> None:
     with engine.begin() as connection:
         config = migrations.config()
         config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+        direction(config, to)
 
 
 def test_up_down_and_up_again(empty: sa.Engine) -> None:
@@ -47,6 +55,7 @@ def test_up_down_and_up_again(empty: sa.Engine) -> None:
     assert tables(empty) == {*metadata.tables, "alembic_version"}
     downgrade(empty)
     assert tables(empty) == {"alembic_version"}
+    assert _made(empty) == []
     migrations.upgrade(empty)
     assert tables(empty) == {*metadata.tables, "alembic_version"}
 
@@ -63,6 +72,8 @@ def test_the_migrated_database_is_the_schema_in_code(empty: sa.Engine) -> None:
     downgrade(empty)
     metadata.create_all(empty)
     assert _described(empty) == fresh
+    metadata.drop_all(empty)
+    assert _made(empty) == []
 
 
 def _described(engine: sa.Engine) -> list[tuple[object, ...]]:
@@ -78,7 +89,103 @@ def _described(engine: sa.Engine) -> list[tuple[object, ...]]:
         "WHERE classoid = 'pg_class'::regclass AND objoid >= 16384 ORDER BY 1, 2",
     )
     with engine.connect() as connection:
-        return [tuple(row) for query in queries for row in connection.execute(sa.text(query))]
+        described = [tuple(row) for query in queries for row in connection.execute(sa.text(query))]
+    return described + _made(engine)
+
+
+#: Views, functions and aggregates that are ours, with their text as the server understood it.
+_MADE = """
+    SELECT viewname, definition FROM pg_views WHERE schemaname = 'public'
+    UNION ALL
+    SELECT oid::regprocedure::text, CASE prokind WHEN 'f' THEN pg_get_functiondef(oid) ELSE
+        (SELECT concat_ws(' ', aggtransfn, aggcombinefn, agginitval, proparallel) FROM pg_aggregate
+         WHERE aggfnoid = pg_proc.oid) END
+    FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+      AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e')
+    ORDER BY 1"""
+
+
+def _made(engine: sa.Engine) -> list[tuple[object, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(_MADE))]
+
+
+def test_views_and_functions_are_all_compared(empty: sa.Engine) -> None:
+    migrations.upgrade(empty)
+    assert [name for name, _ in _made(empty)] == [
+        "bar_adjusted",
+        "bar_adjusted_as_of(date)",
+        "bar_adjusted_as_of(timestamp with time zone)",
+        "bar_as_of(date)",
+        "bar_as_of(timestamp with time zone)",
+        "bar_history",
+        "bar_total_return",
+        "product(double precision)",
+        "split_factor",
+        "split_factor_as_of(date)",
+        "split_factor_as_of(timestamp with time zone)",
+    ]
+    with empty.begin() as connection:
+        for statement in views.CREATE:  # over what is there already, as a repair would
+            connection.exec_driver_sql(statement)
+
+
+RUN = "00000000-0000-0000-0000-00000000000"
+
+#: A database at 0001 that has been in use: two runs, a bar that was revised twice, splits.
+_FILL = f"""
+    INSERT INTO run (run_id, flow, source, timeframe, state, asked, plan, started_at)
+    SELECT id::uuid, 'ingest', 'polygon', '1d', 'Completed', '{{}}', '{{}}', started::timestamptz
+    FROM (VALUES ('{RUN}1', '2024-06-11 02:00Z'), ('{RUN}2', '2024-06-12 02:00Z')) AS made (id, started);
+    INSERT INTO bar VALUES ('NVDA', '1d', '2024-06-07', '2024-06-07 13:30Z', 1197.7, 1216.92, 1180.22, 1208.88,
+        41238578, 1203.7, 590921, 'polygon', '{RUN}2');
+    INSERT INTO revision (source, ticker, timeframe, session, ts, old_open, old_high, old_low, old_close, old_volume,
+        new_open, new_high, new_low, new_close, new_volume, run_id, seen_at) VALUES
+        ('polygon', 'NVDA', '1d', '2024-06-07', '2024-06-07 13:30Z', 1197.7, 1216.92, 1180.22, 1208.86, 41238570,
+         1197.7, 1216.92, 1180.22, 1208.87, 41238578, '{RUN}1', '2024-06-11 02:03Z'),
+        ('polygon', 'NVDA', '1d', '2024-06-07', '2024-06-07 13:30Z', 1197.7, 1216.92, 1180.22, 1208.87, 41238578,
+         1197.7, 1216.92, 1180.22, 1208.88, 41238578, '{RUN}2', '2024-06-12 02:03Z');
+    INSERT INTO split (source, ticker, execution_date, split_from, split_to, vendor_id, run_id, seen_at) VALUES
+        ('polygon', 'NVDA', '2024-06-10', 1, 10, 'E1', '{RUN}1', '2024-06-11 02:01Z'),
+        ('polygon', 'GE', '2021-08-02', 8, 1, NULL, '{RUN}1', '2024-06-11 02:01Z');
+    INSERT INTO facts_watermark VALUES ('polygon', 'split', '2021-01-01', '2024-06-11', '{RUN}1');
+"""  # noqa: S608  (fixed text)
+_KEPT = ("bar", "revision", "split", "run", "facts_watermark")
+
+
+def _rows(engine: sa.Engine, query: str) -> list[Any]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(query))]
+
+
+def test_a_database_in_use_keeps_its_rows(empty: sa.Engine) -> None:
+    _alembic(empty, command.upgrade, "0001")
+    with empty.begin() as connection:
+        connection.exec_driver_sql("SET TimeZone = 'America/New_York';" + _FILL)
+    before = {name: _rows(empty, f"SELECT * FROM {name} ORDER BY 1, 2, 3") for name in _KEPT}  # noqa: S608
+    migrations.upgrade(empty)
+
+    assert _rows(empty, "SELECT ticker, known_from, seen_at FROM split ORDER BY ticker") == [
+        ("GE", datetime(2021, 8, 2, tzinfo=UTC), datetime(2024, 6, 11, 2, 1, tzinfo=UTC)),
+        ("NVDA", datetime(2024, 6, 10, tzinfo=UTC), datetime(2024, 6, 11, 2, 1, tzinfo=UTC)),
+    ]
+    assert _rows(empty, "SELECT as_of = started_at FROM run") == [(True,), (True,)]
+    assert _rows(empty, "SELECT old_run_id::text FROM revision ORDER BY revision_id") == [
+        (None,),
+        (f"{RUN}1",),
+    ]
+    [(close, volume, factor)] = _rows(empty, "SELECT close, volume, factor FROM bar_adjusted")
+    assert (close, volume, factor) == pytest.approx((120.888, 412385780, 0.1), rel=1e-15)
+    closes = "SELECT close FROM bar_as_of(timestamptz '{}')"
+    assert _rows(empty, closes.format("2024-06-08Z")) == [(1208.86,)], "nobody knows which run wrote it: always known"
+    assert _rows(empty, closes.format("2024-06-11 02:03Z")) == [(1208.87,)]
+    assert _rows(empty, closes.format("2024-06-12 03:00Z")) == [(1208.88,)]
+
+    downgrade(empty, "0001")
+    assert {name: _rows(empty, f"SELECT * FROM {name} ORDER BY 1, 2, 3") for name in _KEPT} == before  # noqa: S608
+    migrations.upgrade(empty)
+    same = "SELECT count(*) FROM split WHERE known_from = execution_date::timestamp AT TIME ZONE 'UTC'"
+    assert _rows(empty, same) == [(2,)]
 
 
 def test_tickers_sort_and_compare_by_their_bytes(empty: sa.Engine) -> None:
@@ -88,7 +195,8 @@ def test_tickers_sort_and_compare_by_their_bytes(empty: sa.Engine) -> None:
             "SELECT table_name FROM information_schema.columns WHERE column_name = 'ticker' AND collation_name = 'C'"
         )
         found = set(connection.execute(query).scalars())
-    assert found == {name for name, table in metadata.tables.items() if "ticker" in table.c}
+    views = {"split_factor", "bar_adjusted", "bar_total_return", "bar_history"}
+    assert found == {name for name, table in metadata.tables.items() if "ticker" in table.c} | views
 
 
 def test_several_upgrades_at_once(empty: sa.Engine) -> None:

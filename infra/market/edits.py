@@ -116,7 +116,7 @@ class Edited:
 
     def days(self, ticker: str, first: np.datetime64, last: np.datetime64) -> Bars:
         bars = self._moved(self.instruments.days(ticker, first, last))
-        edits = {s: values for s, values in self._bars.get(ticker, {}).items() if first <= s <= last}
+        edits = {s: values for s, values in list(self._bars.get(ticker, {}).items()) if first <= s <= last}
         if not edits:
             return bars
         rows = _edit(bars.rows, [(0, session, values) for session, values in edits.items()])
@@ -127,7 +127,7 @@ class Edited:
 
     def market_day(self, asset: str, session: np.datetime64) -> Bars:
         bars = self._moved(self.instruments.market_day(asset, session))
-        here = {t: of[session] for t, of in self._bars.items() if session in of and asset_of(t) == asset}
+        here = {t: of[session] for t, of in list(self._bars.items()) if session in of and asset_of(t) == asset}
         if not here:
             return bars
         positions = {ticker: at for at, ticker in enumerate(bars.tickers)}

@@ -7,17 +7,20 @@ A ticker is lent, not owned: FB became META on 2022-06-09, and until that Januar
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from functools import cache
 from itertools import groupby, pairwise
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from closingbell.sources.base import Identity
 from closingbell.universe import Membership, memberships
 
 _Chain: TypeAlias = list[Membership]
+
+#: A vendor's day of a rename is this many days off at most: it has named Saturdays.
+NEAR: Final = timedelta(days=14)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,3 +166,45 @@ def _spans(chain: _Chain, instrument_id: str, end: date | None) -> Iterator[Tenu
     ends = [*(member.start for member in firsts[1:]), end]
     for member, until in zip(firsts, ends, strict=True):
         yield Tenure(member.ticker, instrument_id, chain[-1].name, member.start, until)
+
+
+def snapped(
+    told: Sequence[Tenure], traded: Mapping[str, Sequence[date]], known: Sequence[Tenure]
+) -> tuple[Tenure, ...]:
+    """A vendor's tenures with each rename on the session on which the new ticker began to trade.
+
+    A day off would lose the sessions between, for they would belong to neither ticker. The shipped list's day
+    counts, if it tells of the same rename; else what is stored: the new ticker's first session after the old one's
+    last, or its first at all, within :data:`NEAR` of the day told; else the day told.
+
+    Args:
+        told: an instrument's tenures, oldest first, each ending where the next begins.
+        traded: the sessions that have a bar, ascending, of tickers in ``told``; around the renames is enough.
+        known: tenures of the shipped list.
+    """
+    days = {
+        (before.ticker, after.ticker, after.first)
+        for before, after in pairwise(sorted(known, key=lambda tenure: (tenure.instrument_id, tenure.first)))
+        if before.instrument_id == after.instrument_id
+    }
+    moved = list(told)
+    for i, (before, after) in enumerate(pairwise(told)):
+        shipped_day = (day for old, new, day in days if (old, new) == (before.ticker, after.ticker))
+        day = next((day for day in shipped_day if abs(day - after.first) <= NEAR), None) or _began(
+            traded.get(before.ticker, ()), traded.get(after.ticker, ()), after.first
+        )
+        end = moved[i + 1].end
+        if moved[i].first < day and (end is None or day < end):
+            moved[i] = replace(moved[i], end=day)
+            moved[i + 1] = replace(moved[i + 1], first=day)
+    return tuple(moved)
+
+
+def _began(old: Sequence[date], new: Sequence[date], told: date) -> date:
+    """The first session of ``new`` that follows the last one of ``old``, both near the day told; else that day."""
+    ended = max((day for day in old if abs(day - told) <= NEAR), default=None)
+    near = [day for day in new if abs(day - told) <= NEAR and (ended is None or day > ended)]
+    # Without the old ticker's bars, a new one that traded all the time before is no sign of a beginning.
+    if not near or (ended is None and any(told - 2 * NEAR <= day < told - NEAR for day in new)):
+        return told
+    return near[0]

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from closingbell.cells import Cells
 from closingbell.quota import Quota
+
+T = TypeVar("T")
 
 #: Rows a second from the socket into the database: about half of what decoding and checking alone reach on two
 #: cores (python -m benchmarks.decode).
@@ -319,6 +321,6 @@ def join(plans: Iterable[Plan], quota: Quota, splits: int = 0, minutes: int = 0)
     return Plan(calls, sum(part.cells for part in parts), seconds, splits, minutes)
 
 
-def batches(calls: Sequence[Call], size: int) -> list[tuple[Call, ...]]:
+def batches(calls: Sequence[T], size: int) -> list[tuple[T, ...]]:
     """The calls in order, ``size`` to a batch."""
     return [tuple(calls[i : i + size]) for i in range(0, len(calls), size)]

@@ -59,10 +59,12 @@ class Tally:
     quarantined: int = 0
     splits: int = 0
     warned: dict[str, int] = field(default_factory=dict)
-    absent: list[str] = field(default_factory=list)
-    minutes: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
+    minutes: list[str] = field(default_factory=list)
+    dividends: int = 0
+    names: int = 0
 
     def spend(self, stage: str, seconds: float) -> None:
         """Note seconds spent in a stage."""
@@ -70,7 +72,17 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         """Take in another tally."""
-        for name in ("calls_done", "rows", "inserted", "rewritten", "gaps", "quarantined", "splits"):
+        for name in (
+            "calls_done",
+            "rows",
+            "inserted",
+            "rewritten",
+            "gaps",
+            "quarantined",
+            "splits",
+            "dividends",
+            "names",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for rule, count in other.warned.items():
             self.warned[rule] = self.warned.get(rule, 0) + count
@@ -117,14 +129,8 @@ def build(
     failed = [failure for failure in tally.failures if failure.reason in ("failed", "unentitled", "pending")]
     state = final_state(failed, tally, reconciliation)
     return {
-        "run_id": str(run_id),
+        **_blank(run_id, flow, request),
         "state": state,
-        "flow": flow,
-        "asked": {
-            **{key: value for key, value in request.as_dict().items() if key != "tickers"},
-            "tickers": len(request.tickers),
-        },
-        "notes": list(request.notes),
         "plan": plan.summary(),
         "planned_calls": plan.planned_calls,
         "actual_calls": actual_calls,
@@ -145,10 +151,7 @@ def build(
         "failed": group_failures(failed),
         "unpublished": group_failures(f for f in tally.failures if f.reason == "unpublished"),
         "unknown": group_failures(f for f in tally.failures if f.reason == "empty"),
-        "seconds": {
-            **{name: round(value, 3) for name, value in sorted(tally.seconds.items())},
-            "total": round(seconds, 3),
-        },
+        "seconds": _rounded(tally, seconds),
         "next_command": next_command(run_id, failed, reconciliation),
     }
 
@@ -173,36 +176,66 @@ def next_command(run_id: UUID, failed: list[Failure], reconciliation: Reconcilia
 
 def stopped(run_id: UUID, flow: str, message: str, request: Request | None, seconds: float) -> dict[str, Any]:
     """The report of a run that had to stop: what its flushes committed stands, the next run goes on from there."""
+    failed = {message: {"calls": 0, "cells": 0, "tickers": []}}
+    return {
+        **_blank(run_id, flow, request),
+        "state": "Failed",
+        "error": message,
+        "failed": failed,
+        "seconds": {"total": round(seconds, 3)},
+    }
+
+
+def looked(
+    run_id: UUID,
+    flow: str,
+    request: Request,
+    plan: Mapping[str, int],
+    tally: Tally,
+    *,
+    actual_calls: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """The report of a run that looked up facts and stored no bar."""
+    failed = tally.failures
+    state = "Completed" if not failed else "PartiallyCompleted" if tally.calls_done > len(failed) else "Failed"
+    return {
+        **_blank(run_id, flow, request),
+        "state": state,
+        "plan": dict(plan),
+        "planned_calls": plan["planned_calls"],
+        "actual_calls": actual_calls,
+        "splits": tally.splits,
+        "dividends": tally.dividends,
+        "names": tally.names,
+        "failed": group_failures(failed),
+        "seconds": _rounded(tally, seconds),
+    }
+
+
+def _blank(run_id: UUID, flow: str, request: Request | None) -> dict[str, Any]:
+    """Every key of a report, as it is for a run that did nothing."""
+    asked = {**request.as_dict(), "tickers": len(request.tickers)} if request else {}
+    counts = ("planned_calls", "actual_calls", "expected_cells", "stored_bars", "inserted", "rewritten")
+    groups = ("gaps", "unexplained", "mended", "quarantined", "warned", "failed", "unpublished", "unknown")
     return {
         "run_id": str(run_id),
         "state": "Failed",
         "flow": flow,
-        "asked": {**request.as_dict(), "tickers": len(request.tickers)} if request else {},
-        "error": message,
+        "asked": asked,
         "notes": list(request.notes) if request else [],
         "plan": {},
-        "planned_calls": 0,
-        "actual_calls": 0,
-        "expected_cells": 0,
-        "stored_bars": 0,
-        "inserted": 0,
-        "rewritten": 0,
-        "revisions": [],
-        "absent": [],
-        "minutes_differ": [],
-        "gaps": {},
-        "unexplained": {},
-        "mended": {},
-        "barless": [],
-        "quarantined": {},
-        "warned": {},
-        "splits": 0,
-        "unpublished": {},
-        "unknown": {},
-        "failed": {message: {"calls": 0, "cells": 0, "tickers": []}},
-        "seconds": {"total": round(seconds, 3)},
+        **dict.fromkeys(counts, 0),
+        **{name: [] for name in ("revisions", "absent", "minutes_differ", "barless")},
+        **{name: {} for name in groups},
+        **dict.fromkeys(("splits", "dividends", "names"), 0),
+        "seconds": {},
         "next_command": None,
     }
+
+
+def _rounded(tally: Tally, total: float) -> dict[str, float]:
+    return {**{name: round(value, 3) for name, value in sorted(tally.seconds.items())}, "total": round(total, 3)}
 
 
 def write(report: Mapping[str, Any], home: Path) -> Path:
@@ -257,9 +290,13 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     told = [
         f"{report['state']} in {duration(report['seconds']['total'])}",
         f"calls   {report['actual_calls']:,} made, {report['planned_calls']:,} planned",
-        f"cells   {report['expected_cells']:,} expected = {cells}",
-        f"bars    {report['inserted']:,} inserted, {report['rewritten']:,} rewritten",
     ]
+    if report["expected_cells"]:
+        told.append(f"cells   {report['expected_cells']:,} expected = {cells}")
+        told.append(f"bars    {report['inserted']:,} inserted, {report['rewritten']:,} rewritten")
+    facts = [f"{report[name]:,} {name}" for name in ("splits", "dividends", "names") if report[name]]
+    if facts:
+        told.append(f"facts   {', '.join(facts)} new or changed")
     if report["barless"]:
         told.append(f"no bar  at all: {named(report['barless'])}")
     if report["unexplained"]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from prefect import unmapped
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from closingbell import report
+from closingbell import identity, report
 from closingbell.errors import ClosingbellError
 from closingbell.night import work_out
 from closingbell.request import Request
@@ -24,8 +27,38 @@ from tasks.resources import Resources, opened
 from tasks.splits import look_at_splits
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One flow run, as its steps see it.
+
+    Attributes:
+        run_id: its id, Prefect's and ours.
+        flow: the flow's name, for the run's row.
+        resources: what it works with.
+        request: what it is asked for.
+        batch_size: calls in one task.
+        dry_run: stop after the plan.
+        begun: when it began, by the monotonic clock.
+        now: the instant that it takes for the present.
+    """
+
+    run_id: UUID
+    flow: str
+    resources: Resources
+    request: Request
+    batch_size: int
+    dry_run: bool
+    begun: float
+    now: datetime
+
+
 def run(
-    flow: str, ask: Callable[[Resources], Request], batch_size: int | None = None, *, dry_run: bool = False
+    flow: str,
+    ask: Callable[[Resources], Request],
+    batch_size: int | None = None,
+    *,
+    dry_run: bool = False,
+    job: Callable[[Run], State[Any]] | None = None,
 ) -> State[Any]:
     """Do what is asked, and say truly how it went.
 
@@ -34,6 +67,7 @@ def run(
         ask: makes the request, given the resources.
         batch_size: calls in one task; None: as set.
         dry_run: stop after the plan.
+        job: what to do; None: bring bars up to date.
     """
     begun, run_id = time.monotonic(), as_run_id(flow_run.id)
     request, resources = None, None
@@ -41,7 +75,8 @@ def run(
         try:
             resources = stack.enter_context(opened())
             request, size = ask(resources), batch_size or resources.settings.batch_size
-            return _night(flow, resources, request, size, dry_run=dry_run, begun=begun)
+            now = resources.clock.now()
+            return (job or _night)(Run(run_id, flow, resources, request, size, dry_run, begun, now))
         except ClosingbellError as error:
             told = report.stopped(run_id, flow, str(error), request, time.monotonic() - begun)
             return steps.give_up(told, resources)
@@ -53,24 +88,25 @@ def run(
             raise
 
 
-def _night(
-    flow: str, resources: Resources, request: Request, batch_size: int, *, dry_run: bool, begun: float
-) -> State[Any]:
-    settings, records, gate = resources.settings, resources.store.records, resources.gate
-    now = resources.clock.now()
-    night = resources.night = work_out(resources.store, request, gate.in_force, settings.market_day_rows, now)
-    told = steps.announce(night, gate)
-    if dry_run:
+def _night(run: Run) -> State[Any]:
+    resources, request = run.resources, run.request
+    settings, store, gate = resources.settings, resources.store, resources.gate
+    night = resources.night = work_out(store, request, gate.in_force, settings.market_day_rows, run.now)
+    told = steps.announce(report.night_lines(night, str(gate.in_force)), gate)
+    if run.dry_run:
         return Completed(message=f"dry run: {'; '.join(told)}")
 
-    work = Work(as_run_id(flow_run.id), request.source, request.timeframe, night.now, night.judges)
-    with records.alive(work.run_id):
-        records.start_run(work.run_id, flow, request.as_dict(), {**night.plan.summary(), "told": told}, now)
+    work = Work(run.run_id, request.source, request.timeframe, run.now, night.judges)
+    with store.records.alive(run.run_id):
+        store.records.start_run(
+            run.run_id, run.flow, request.as_dict(), {**night.plan.summary(), "told": told}, run.now
+        )
         if night.damage:
-            records.mend(work.run_id, request.source, request.timeframe, night.damage, now)
+            store.records.mend(run.run_id, request.source, request.timeframe, night.damage, run.now)
+        store.facts.store_tenures(run.run_id, request.source, identity.shipped(), "shipped")
         splits = look_at_splits(work, night.splits, settings)
-        batches = retrying(settings).map(steps.batches(night, batch_size), work=unmapped(work))
+        batches = retrying(settings).map(steps.batches(night, run.batch_size), work=unmapped(work))
         tally = steps.gather(batches, resources)
         tally.add(splits)
         tally.add(look_at_minutes(work, night.minutes, settings))
-        return steps.final_state(steps.close(resources, night, work, flow, tally, begun))
+        return steps.final_state(steps.close(resources, night, work, run.flow, tally, run.begun))

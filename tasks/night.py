@@ -19,6 +19,7 @@ from closingbell import plan, report
 from closingbell.errors import ClosingbellError, ConfigurationError
 from closingbell.night import Night
 from closingbell.report import Tally
+from closingbell.request import Request
 from closingbell.settings import load
 from tasks.batch import Batch, BatchFailedError, Work
 from tasks.limiter import PrefectGate
@@ -31,12 +32,12 @@ def batches(night: Night, size: int) -> list[Batch]:
     return [Batch(number, len(parts), calls) for number, calls in enumerate(parts, 1)]
 
 
-def announce(night: Night, gate: PrefectGate) -> list[str]:
+def announce(lines: Sequence[str], gate: PrefectGate) -> list[str]:
     """Say what will be done before it is done, in the log and as an artifact; returns it, a line each."""
     notes = []
     if gate.in_force != gate.quota:
         notes.append(f"the limit {gate.name} allows {gate.in_force}, the setting says {gate.quota}")
-    told = [*report.night_lines(night, str(gate.in_force)), *notes]
+    told = [*lines, *notes]
     for line in told:
         get_run_logger().info(line)
     create_markdown_artifact("## Plan\n\n" + "\n".join(f"- {line}" for line in told), key="plan")
@@ -81,6 +82,20 @@ def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tall
         seconds=time.monotonic() - begun,
     )
     records.end_run(work.run_id, told["state"], told)
+    publish(resources.settings.closingbell_home, told)
+    return told
+
+
+def publish_looked(
+    resources: Resources, work: Work, flow: str, request: Request, plan: Mapping[str, int], tally: Tally, begun: float
+) -> dict[str, Any]:
+    """Build the report of a run that looked up facts, and publish it."""
+    for stage, seconds in resources.source.seconds.items():
+        tally.spend(stage, seconds)
+    calls = sum(resources.source.calls.values())
+    spent = time.monotonic() - begun
+    told = report.looked(work.run_id, flow, request, plan, tally, actual_calls=calls, seconds=spent)
+    resources.store.records.end_run(work.run_id, told["state"], told)
     publish(resources.settings.closingbell_home, told)
     return told
 
@@ -152,9 +167,13 @@ def final_state(told: Mapping[str, Any]) -> State[Any]:
     """The flow run's state: the truth, in one line."""
     cells_failed = sum(group["cells"] for group in told["failed"].values())
     causes = "; ".join(told["failed"])
+    if told["state"] == "Completed" and not told["expected_cells"]:
+        return Completed(message=f"{told['dividends']:,} dividends, {told['names']:,} names new or changed")
     if told["state"] == "Completed":
         return Completed(message=f"{told['expected_cells']:,} cells accounted for, {told['inserted']:,} bars inserted")
-    message = f"{cells_failed:,} cells failed ({causes})"
+    calls_failed = sum(group["calls"] for group in told["failed"].values())
+    failed = f"{cells_failed:,} cells" if told["expected_cells"] else f"{calls_failed:,} calls"
+    message = f"{failed} failed ({causes})"
     if told["unexplained"]:
         message = f"cells of {report.named(list(told['unexplained']))} are not accounted for"
     if told["next_command"]:

@@ -1,0 +1,85 @@
+"""Facts that are no bars, on request: every split again, dividends, and what companies were called before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from prefect import Task, flow, unmapped
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from pydantic import Field
+
+from closingbell import looks, plan, request
+from closingbell import universe as universes
+from closingbell.calendar import NEW_YORK
+from flows import night
+from flows.form import Day, Ticker, Universe
+from tasks import night as steps
+from tasks.batch import Work, retries
+from tasks.facts import Looks, look_up
+from tasks.resources import Resources
+from tasks.splits import look_at_splits
+from tasks.threads import threads
+
+
+@flow(name="facts", task_runner=threads())
+def facts(
+    universe: Universe = "sp500+etfs",
+    tickers: list[Ticker] | None = None,
+    start: Day | None = None,
+    dividends: bool = True,
+    names: bool = True,
+    batch_size: Annotated[int, Field(ge=1, le=10_000)] | None = None,
+    dry_run: bool = False,
+) -> State[Any]:
+    """Look up what the nightly run does not ask for each night: all splits again, dividends, changes of ticker.
+
+    Args:
+        universe: Whose facts, when no tickers are given.
+        tickers: These instead of the universe, as the vendor writes them (BRK.B, not BRK-B).
+        start: First day of splits and dividends. Empty: two years back.
+        dividends: Look up dividends: a call for each ticker, or the whole market's where that is fewer.
+        names: Look up under which tickers each company traded, and since when: a call for each ticker.
+        batch_size: Calls in one task. Empty: the setting BATCH_SIZE.
+        dry_run: Only show the plan, and make no call.
+    """
+
+    def ask(resources: Resources) -> request.Request:
+        chosen = universes.resolve(universe, tickers)
+        source = resources.settings.source
+        return request.build(chosen, start, None, resources.clock.now(), source=source)
+
+    def look(run: night.Run) -> State[Any]:
+        kinds: list[looks.Kind] = ["dividends"] if dividends else []
+        return _look(run, [*kinds, "names"] if names else kinds)
+
+    return night.run("facts", ask, batch_size, dry_run=dry_run, job=look)
+
+
+def _look(run: night.Run, kinds: Sequence[looks.Kind]) -> State[Any]:
+    resources, asked = run.resources, run.request
+    store, settings, gate = resources.store, resources.settings, resources.gate
+    today = run.now.astimezone(NEW_YORK).date()
+    wanted = looks.plan(asked.tickers, kinds, asked.start, today, store.facts.dividends_seen(asked.source))
+    seen = store.facts.splits_seen(asked.source)
+    since = min(asked.start, seen[0]) if seen else asked.start
+    calls: dict[str, int] = {kind: sum(one.pages for one in wanted if one.kind == kind) for kind in kinds}
+    numbers: dict[str, int] = {"planned_calls": 1 + sum(calls.values()), "splits": 1, "cells": 0, **calls}
+    lines = [
+        f"{len(asked.tickers):,} tickers, {asked.start} to {today}",
+        f"{numbers['planned_calls']:,} calls: 1 look at splits, "
+        + ", ".join(f"{n:,} for {k}" for k, n in calls.items()),
+    ]
+    told = steps.announce(lines, gate)
+    if run.dry_run:
+        return Completed(message=f"dry run: {'; '.join(told)}")
+    work = Work(run.run_id, asked.source, asked.timeframe, run.now, {})
+    with store.records.alive(run.run_id):
+        store.records.start_run(run.run_id, run.flow, asked.as_dict(), {**numbers, "told": told}, run.now)
+        tally = look_at_splits(work, (since, today), settings)
+        parts = plan.batches(wanted, run.batch_size)
+        batches = [Looks(number, len(parts), part) for number, part in enumerate(parts, 1)]
+        looking: Task[..., Any] = look_up.with_options(**retries(settings))
+        tally.add(steps.gather(looking.map(batches, work=unmapped(work)), resources))
+        return steps.final_state(steps.publish_looked(resources, work, run.flow, asked, numbers, tally, run.begun))

@@ -1,0 +1,91 @@
+"""The retrying task that looks facts up: a batch of looks, each fetched and committed."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from closingbell import identity
+from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RunEndingError
+from closingbell.identity import NEAR, Tenure
+from closingbell.looks import Look
+from closingbell.report import Failure, Tally
+from tasks.batch import BatchFailedError, Work, may_pass, told, worth_retrying
+from tasks.resources import Resources, current
+
+
+class Looks:
+    """Some looks, and what came of them so far; a plain class for the reason that :class:`tasks.batch.Batch` is one."""
+
+    def __init__(self, number: int, of: int, looks: tuple[Look, ...]) -> None:
+        self.name = f"{number} of {of}"
+        self.todo: list[Look] = list(looks)
+        self.tally = Tally(calls_done=len(looks))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@task(name="look up", task_run_name="look up {batch}", cache_policy=NO_CACHE, retry_condition_fn=worth_retrying)
+@told
+def look_up(batch: Looks, work: Work) -> Tally:
+    """Fetch and commit the facts of a batch, one by one; on a retry only those that failed.
+
+    Raises:
+        BatchFailedError: some looks failed and may succeed later.
+        ConfigurationError: nothing will succeed until a person changes a setting.
+        FatalError: the database refused a statement.
+        RunEndingError: another batch knows why the run has to stop, or somebody stops it.
+    """
+    resources, again = current(), list[Look]()
+    batch.tally.failures = [failure for failure in batch.tally.failures if failure.reason != "failed"]
+    try:
+        while batch.todo:
+            if resources.stopped:
+                raise RunEndingError("the run has to stop", value=resources.stopped.what)
+            look = batch.todo.pop(0)
+            try:
+                _store(look, work, resources, batch.tally)
+            except (ConfigurationError, FatalError, RunEndingError):
+                raise
+            except ClosingbellError as error:
+                get_run_logger().warning("%s: %s", look, error)
+                whose = (look.ticker,) if look.ticker else ()
+                batch.tally.failures.append(
+                    Failure(str(look), error.what, error.reason or "failed", 0, whose, str(error))
+                )
+                again += [look] if may_pass(error) else []
+    except (ConfigurationError, FatalError, RunEndingError) as error:
+        resources.stop(error)
+        raise
+    batch.todo = again
+    if again:
+        raise BatchFailedError(batch.tally)
+    return batch.tally
+
+
+def _store(look: Look, work: Work, resources: Resources, tally: Tally) -> None:
+    source, facts = resources.source, resources.store.facts
+    if look.kind == "dividends":
+        dividends = source.dividends(look.first, look.last, look.ticker)
+        tally.dividends += facts.store_dividends(
+            work.run_id, work.source, dividends, look.first, look.last, look.ticker
+        )
+    elif look.ticker:
+        tenures = identity.tenures(source.identity(look.ticker))
+        traded = {tenure.ticker: _traded(tenure, resources) for tenure in tenures}
+        tenures = identity.snapped(tenures, traded, identity.shipped())
+        tally.names += facts.store_tenures(work.run_id, work.source, tenures, "vendor")
+
+
+def _traded(tenure: Tenure, resources: Resources) -> list[date]:
+    """The sessions with a stored bar around the first and the last day of a tenure."""
+    found: list[date] = []
+    for day in (tenure.first, tenure.end):
+        if day:
+            near = resources.store.records.series("1d", (tenure.ticker,), day - 2 * NEAR, day + NEAR)
+            found += near.rows["session"].tolist()
+    return sorted(set(found))

@@ -1,13 +1,14 @@
 """The rules that a bar has to keep, and what happens to one that breaks them.
 
 Each rule is one vectorised comparison over a block. A bar that breaks a quarantining rule is kept apart under
-the name of the first rule it breaks and never reaches ``bar``; a warning is counted and the bar accepted.
+the name of the first rule it breaks and never reaches ``bar``; a warning is counted and the bar accepted. Most
+rules look at one bar; those of :mod:`closingbell.scale` look at its neighbours in time and at other tickers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -16,8 +17,15 @@ from numpy.typing import NDArray
 
 from closingbell.bars import NO_TRADES, VALUES, Bars
 from closingbell.cells import Days
+from closingbell.neighbours import KnownSplit
+from closingbell.scale import Scale
 
 Mask = NDArray[np.bool_]
+
+_NONE: Final = Bars(())
+
+#: How many bars a verdict names for a rule.
+EXAMPLES: Final = 3
 
 
 class Action(StrEnum):
@@ -35,19 +43,37 @@ class Asked:
     Attributes:
         sessions: shape (k,), datetime64[D], ascending: the sessions whose bars may come.
         closed_by: the last session that is over; a later bar is still forming.
+        around: stored bars of these tickers, before, between and after; those that came again are ignored.
+        splits: the known splits of these tickers; without them, a split is an unexplained jump.
+        scale: the block between its neighbours, worked out once for all rules; :func:`check` sets it.
     """
 
     sessions: Days
     closed_by: np.datetime64
+    around: Bars = _NONE
+    splits: Sequence[KnownSplit] = ()
+    scale: Scale | None = field(default=None, repr=False, compare=False)
+
+    def compared(self, bars: Bars) -> Scale:
+        """A block of bars between its neighbours."""
+        return self.scale or Scale(bars, self.around, self.splits)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A named rule: ``broken`` tells for each bar of a block, shape (n,), whether it breaks it."""
+    """A named rule.
+
+    Attributes:
+        name: what a bar that breaks it is filed under.
+        explains: what is wrong with such a bar, for a report.
+        broken: tells for each bar of a block, shape (n,), whether it breaks the rule.
+        moved: by what factor the price of each bar moved, where that says more than its name.
+    """
 
     name: str
     explains: str
     broken: Callable[[Bars, Asked], Mask]
+    moved: Callable[[Bars, Asked], NDArray[np.float64]] | None = None
 
 
 def _missing_value(bars: Bars, _: Asked) -> Mask:
@@ -113,6 +139,14 @@ def _zero_volume(bars: Bars, _: Asked) -> Mask:
     return np.asarray(bars.rows["volume"] == 0)
 
 
+def _across(name: str) -> Callable[[Bars, Asked], Mask]:
+    return lambda bars, asked: asked.compared(bars).breaks(name)
+
+
+def _moved(bars: Bars, asked: Asked) -> NDArray[np.float64]:
+    return asked.compared(bars).factors()
+
+
 #: In order of precedence: a bar that breaks several is filed under the first.
 RULES: Final = (
     Rule("outside_asked", "the bar's session is not one that was asked for", _outside_asked),
@@ -122,19 +156,49 @@ RULES: Final = (
     Rule("duplicate", "the same bar came more than once", _duplicate),
     Rule("non_positive_price", "a price is zero or negative", _non_positive_price),
     Rule("negative_volume", "the volume or the number of trades is negative", _negative_volume),
+    Rule(
+        "half_split",
+        "some of its prices are on another scale than the others and the bars around it, like a split half applied",
+        _across("half_split"),
+    ),
     Rule("ohlc_order", "the high is not the highest or the low not the lowest price", _ohlc_order),
+    Rule(
+        "hundredfold",
+        "its prices are about 100 times, or a hundredth of, those of the bars beside it, like cents sent for dollars",
+        _across("hundredfold"),
+    ),
+    Rule(
+        "off_scale",
+        "its prices are a factor like 2 or 10 away from the bars before and after it, which agree with each other",
+        _across("off_scale"),
+    ),
+    Rule(
+        "same_series",
+        "the very same prices and volume came under several tickers: at most one of them can be right",
+        _across("same_series"),
+    ),
     Rule("vwap_outside_range", "the vwap lies outside low..high", _vwap_outside_range),
     Rule("zero_volume", "nothing was traded", _zero_volume),
+    Rule(
+        "unexplained_jump",
+        "the price moved by a factor of 1.8 or more from the bar before, and no known split explains it",
+        _across("unexplained_jump"),
+        _moved,
+    ),
+    Rule(
+        "split_without_jump",
+        "a split is known for this session, but the price did not move with it: adjusted prices, or a wrong split",
+        _across("split_without_jump"),
+    ),
 )
+
+_WARNINGS: Final = ("vwap_outside_range", "zero_volume", "unexplained_jump", "split_without_jump")
 
 Profile = Mapping[str, Action]
 
 #: vwap lies outside low..high on 6 to 17 in 100 genuine rows (it counts trades that set no high or low), and
-#: untraded rows are genuine too: both are only counted.
-_BASIC: Final[Profile] = {
-    rule.name: Action.WARN if rule.name in ("vwap_outside_range", "zero_volume") else Action.QUARANTINE
-    for rule in RULES
-}
+#: untraded rows are genuine too: both are only counted. So is a step that lasts: it may be a split announced late.
+_BASIC: Final[Profile] = {rule.name: Action.WARN if rule.name in _WARNINGS else Action.QUARANTINE for rule in RULES}
 
 #: The profile of each asset class. A currency pair has no consolidated volume: there zero says nothing.
 PROFILES: Final[Mapping[str, Profile]] = {
@@ -153,18 +217,21 @@ class Verdict:
         quarantined: the bars that may not.
         rules: shape (len(quarantined),): the name of the rule each of those breaks.
         warned: how many accepted bars break each warning rule.
+        examples: for each rule broken, up to :data:`EXAMPLES` of its bars, the earliest: ``LNT 2016-05-19``.
     """
 
     accepted: Bars
     quarantined: Bars
     rules: tuple[str, ...]
     warned: Mapping[str, int]
+    examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def check(bars: Bars, asked: Asked, profile: Profile) -> Verdict:
     """Judge a block by the rules of a profile."""
+    asked = replace(asked, scale=Scale(bars, asked.around, asked.splits))
     filed = np.full(len(bars), -1)
-    suspect: dict[str, Mask] = {}
+    suspect: dict[Rule, Mask] = {}
     with np.errstate(invalid="ignore"):
         for number, rule in enumerate(RULES):
             action = profile[rule.name]
@@ -174,9 +241,33 @@ def check(bars: Bars, asked: Asked, profile: Profile) -> Verdict:
             if action is Action.QUARANTINE:
                 filed[broken & (filed < 0)] = number
             else:
-                suspect[rule.name] = broken
+                suspect[rule] = broken
     bad = filed >= 0
-    counts = {name: int(np.count_nonzero(broken & ~bad)) for name, broken in suspect.items()}
-    warned = {name: count for name, count in counts.items() if count}
+    warned: dict[str, int] = {}
+    examples = {RULES[i].name: _examples(RULES[i], filed == i, bars, asked) for i in np.unique(filed[bad])}
+    for rule, broken in suspect.items():
+        counted = broken & ~bad
+        if count := int(np.count_nonzero(counted)):
+            warned[rule.name], examples[rule.name] = count, _examples(rule, counted, bars, asked)
     names = tuple(RULES[number].name for number in filed[bad])
-    return Verdict(bars.where(~bad), bars.where(bad), names, warned)
+    return Verdict(bars.where(~bad), bars.where(bad), names, warned, examples)
+
+
+def _examples(rule: Rule, broken: Mask, bars: Bars, asked: Asked) -> tuple[str, ...]:
+    """The earliest bars that break a rule, in words; a bar of a day by its session, another by its instant."""
+    rows = bars.rows
+    at = np.flatnonzero(broken)
+    ts = rows["ts"][at].view(np.int64)
+    if len(at) > EXAMPLES:
+        early = ts <= np.partition(ts, EXAMPLES - 1)[EXAMPLES - 1]
+        at, ts = at[early], ts[early]
+    at = at[np.lexsort((rows["ticker"][at], ts))[:EXAMPLES]]
+    when = rows["session"][at] if bars.timeframe == "1d" else rows["ts"][at].astype("M8[m]")
+    told = [f"{bars.tickers[row]} {str(t).replace('T', ' ')}" for row, t in zip(rows["ticker"][at], when, strict=True)]
+    if rule.moved is None:
+        return tuple(told)
+    return tuple(f"{name} x{_short(by)}" for name, by in zip(told, rule.moved(bars, asked)[at], strict=True))
+
+
+def _short(factor: float) -> str:
+    return f"{factor:.2f}" if 0.1 <= factor < 10 else f"{factor:,.0f}" if factor >= 10 else f"{factor:.2g}"

@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from closingbell.bars import BAR, NO_TRADES, Bars
-from closingbell.quality import PROFILES, RULES, Action, Asked, check
+from closingbell.quality import EXAMPLES, PROFILES, RULES, Action, Asked, Verdict, check
+from closingbell.scale import ACROSS
 
 STOCKS = PROFILES["stocks"]
+#: The rules that look at neighbours and at other tickers have tests of their own, in test_scale.py.
+COMPARING = {*ACROSS, "unexplained_jump", "split_without_jump"}
 DAYS = np.arange("2024-01-01", "2024-01-06", dtype="M8[D]")
 ASKED = Asked(DAYS[:4], DAYS[2])  # the last session asked is not over
 GOOD: dict[str, Any] = {
@@ -95,8 +98,8 @@ def test_a_warning_is_counted_and_the_bar_accepted(rule: str, changes: dict[str,
 
 def test_every_rule_is_tried_here() -> None:
     warned = {"vwap_outside_range", "zero_volume"}
-    assert {rule for rule, _ in BREAKING} | warned | {"duplicate"} == {rule.name for rule in RULES}
-    assert {name for name, action in STOCKS.items() if action is Action.WARN} == warned
+    assert {rule for rule, _ in BREAKING} | warned | {"duplicate"} | COMPARING == {rule.name for rule in RULES}
+    assert {name for name, action in STOCKS.items() if action is Action.WARN} == warned | (COMPARING - set(ACROSS))
 
 
 def test_a_bar_is_filed_once_under_the_first_rule_it_breaks() -> None:
@@ -175,6 +178,28 @@ def test_rules_stay_beside_their_bars() -> None:
     assert judged.quarantined.rows["volume"][2] == -1.0
 
 
+def test_examples_are_the_earliest_bars_of_each_rule() -> None:
+    later = {"session": DAYS[2], "ts": np.datetime64("2024-01-03T14:30")}
+    rows = [{"high": 1.0, **later}, {"high": 1.0, "ticker": 1}, {"high": 1.0, "ts": GOOD["ts"]}, {"volume": 0.0}]
+    rows += [{"volume": 0.0, "ticker": 1, **later}, {"high": 1.0, **later, "ts": later["ts"] + np.timedelta64(1, "m")}]
+    judged = check(block(*rows), ASKED, STOCKS)
+    assert judged.examples["ohlc_order"] == ("AAPL 2024-01-02", "MSFT 2024-01-02", "AAPL 2024-01-03")
+    assert len(judged.examples["ohlc_order"]) == EXAMPLES < len(judged.quarantined)
+    assert judged.examples["zero_volume"] == ("AAPL 2024-01-02", "MSFT 2024-01-03")
+
+
+def test_examples_of_bars_within_a_day_tell_the_minute() -> None:
+    bars = block({}, {"high": 1.0})
+    judged = check(Bars(bars.tickers, bars.rows, "1m"), ASKED, STOCKS)
+    assert judged.examples == {"ohlc_order": ("AAPL 2024-01-02 14:31",)}
+
+
+def test_a_clean_block_has_no_examples() -> None:
+    assert check(block({}), ASKED, STOCKS).examples == {}
+    nothing = Bars(())
+    assert Verdict(nothing, nothing, (), {}).examples == {}
+
+
 # -- against a reading row by row ------------------------------------------------------------------------------
 
 
@@ -233,8 +258,9 @@ ROWS = st.lists(
 def test_the_vectors_say_what_a_reading_row_by_row_says(rows: list[dict[str, Any]], profile: str) -> None:
     bars = block(*rows)
     before = bars.rows.tobytes()
-    judged = check(bars, ASKED, PROFILES[profile])
-    filed, warned = naive(bars, ASKED, dict(PROFILES[profile]))
+    alone = {name: Action.ACCEPT if name in COMPARING else action for name, action in PROFILES[profile].items()}
+    judged = check(bars, ASKED, alone)
+    filed, warned = naive(bars, ASKED, alone)
     assert judged.rules == tuple(rule for rule in filed if rule)
     assert judged.warned == warned
     good = np.array([rule is None for rule in filed], np.bool_)

@@ -62,6 +62,7 @@ class Commands(click.Group):
 
 #: A line for each command, so that ``--help`` need not import any.
 HELP: Final = {
+    "facts": "Look up all splits again, dividends and changes of ticker.",
     "doctor": "Check settings, database and ledger; say what to mend.",
     "ingest": "Fetch what is missing and store it.",
     "market": "Serve the stand-in for Polygon.",
@@ -99,6 +100,7 @@ def asking(command: Any) -> Any:
         click.option(
             "--ask-again", is_flag=True, help="Ask again also for cells known to be empty, not ours, or in quarantine."
         ),
+        click.option("--former-tickers", is_flag=True, help="Also what the companies were called before, if known."),
     ):
         command = option(command)
     return command
@@ -171,6 +173,7 @@ def plan(
     end: date | None,
     recheck_sessions: int,
     ask_again: bool,
+    former_tickers: bool,
     as_json: bool,
 ) -> None:
     """Show which calls an ingest would make, and make none.
@@ -180,7 +183,7 @@ def plan(
     from closingbell import report, request
     from closingbell import universe as universes
     from closingbell.clock import Clock
-    from closingbell.night import work_out
+    from closingbell.night import with_former, work_out
 
     with opened() as (settings, store):
         now = Clock(settings.closingbell_now).now()
@@ -194,6 +197,8 @@ def plan(
             ask_again=ask_again,
             source=settings.source,
         )
+        if former_tickers:
+            asked = with_former(store, asked)
         night = work_out(store, asked, settings.quota, settings.market_day_rows, now)
     calls = [str(call) for call in night.plan.calls]
     show({**night.plan.summary(), "calls": calls}, report.night_lines(night, str(settings.quota)), as_json)

@@ -10,9 +10,11 @@ from typing import Final
 import numpy as np
 
 from closingbell import cells, plan
+from closingbell import request as requests
 from closingbell.calendar import NEW_YORK, AssetClass, calendar_for
 from closingbell.cells import Cells, Ledger
 from closingbell.healing import AGAIN, Cell, Damage, due
+from closingbell.identity import Tenure, shipped
 from closingbell.outcome import Judge
 from closingbell.plan import CallCost, Plan
 from closingbell.quota import Quota
@@ -49,6 +51,13 @@ class Night:
     now: datetime
     damage: Damage = field(default_factory=Damage)
     minutes: tuple[Cell, ...] = ()
+
+
+def with_former(store: Store, request: Request) -> Request:
+    """The request, with what its instruments were called before, as far as the store or the shipped list knows."""
+    told = store.facts.tenures(request.source, request.tickers)
+    known = [Tenure(row.ticker, row.instrument_id, row.name, row.first, row.end) for row in told]
+    return requests.with_former(request, [*known, *shipped()])
 
 
 def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int, now: datetime) -> Night:

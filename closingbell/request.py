@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from closingbell.calendar import AssetClass, asset_class, calendar_for
 from closingbell.cells import Cells, Gap
 from closingbell.errors import ConfigurationError
+from closingbell.identity import Tenure, former
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Request:
         gaps_only: ask only for cells inside the watermarks, and so for no history that nobody asked for.
         heal: ask as well for what is missing of these tickers before ``start``, where it was asked for once.
         ask_again: ask as well for what the vendor said is empty or not ours, and for bars in quarantine.
+        limits: the first and the last day of tickers that are not asked for throughout, such as former ones.
         compare: ask for what is stored, all of it or a sample, to hold it against what the vendor says now.
         sample: how many tickers, and how many sessions, of a comparison; 0: everything.
         minutes: how many daily bars of a comparison to hold against their own minutes.
@@ -46,6 +48,7 @@ class Request:
     gaps_only: bool = False
     heal: bool = False
     ask_again: bool = False
+    limits: Mapping[str, tuple[date, date]] = field(default_factory=dict)
     compare: bool = False
     sample: int = 0
     minutes: int = 0
@@ -67,8 +70,11 @@ class Request:
             calendar = calendar_for(name)
             first = min(since or self.start, self.start)
             sessions = calendar.sessions(first, min(self.end, calendar.last_closed(now)))
-            whole = Cells.all(tickers, sessions)
-            grids.append((name, whole.only(np.asarray(sessions >= np.datetime64(self.start)) & whole.mask)))
+            mask = np.tile(sessions >= np.datetime64(self.start), (len(tickers), 1))
+            for i, ticker in enumerate(tickers):
+                if limit := self.limits.get(ticker):
+                    mask[i] &= (sessions >= np.datetime64(limit[0])) & (sessions <= np.datetime64(limit[1]))
+            grids.append((name, Cells(tuple(tickers), sessions, mask)))
         return grids
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,6 +89,7 @@ class Request:
             "gaps_only": self.gaps_only,
             "heal": self.heal,
             "ask_again": self.ask_again,
+            "limits": {ticker: [day.isoformat() for day in limit] for ticker, limit in self.limits.items()},
             "compare": self.compare,
             "sample": self.sample,
             "minutes": self.minutes,
@@ -100,6 +107,10 @@ class Request:
             timeframe=asked["timeframe"],
             gaps_only=bool(asked.get("gaps_only", False)),
             heal=bool(asked.get("heal", False)),
+            limits={
+                ticker: (date.fromisoformat(first), date.fromisoformat(last))
+                for ticker, (first, last) in asked.get("limits", {}).items()
+            },
         )
 
 
@@ -108,6 +119,27 @@ def of_gaps(gaps: Sequence[Gap], now: datetime, source: str = "polygon", timefra
     sessions = [gap.session for gap in gaps] or [now.date()]
     tickers = tuple(dict.fromkeys(gap.ticker for gap in gaps))
     return Request(tickers, min(sessions), max(sessions), 0, source, timeframe, gaps_only=True)
+
+
+def with_former(request: Request, tenures: Sequence[Tenure]) -> Request:
+    """The same request, and what the instruments of its tickers were called before, for as long as they were.
+
+    Args:
+        request: what is asked for.
+        tenures: whole instruments, as :func:`closingbell.identity.former` takes them.
+    """
+    limits: dict[str, tuple[date, date]] = {}
+    for earlier in former(request.tickers, tenures).values():
+        for tenure in earlier:
+            first, last = max(tenure.first, request.start), request.end
+            if tenure.end is not None:
+                last = min(last, tenure.end - timedelta(days=1))
+            if first <= last and tenure.ticker not in request.tickers:
+                known = limits.get(tenure.ticker, (first, last))
+                limits[tenure.ticker] = (min(first, known[0]), max(last, known[1]))
+    notes = tuple(f"{ticker} as well, {first} to {last}" for ticker, (first, last) in limits.items())
+    names = (*request.tickers, *limits)
+    return replace(request, tickers=names, limits=limits, notes=(*request.notes, *notes))
 
 
 def build(

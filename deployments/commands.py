@@ -46,6 +46,7 @@ def ingest(
     end: date | None,
     recheck_sessions: int,
     ask_again: bool,
+    former_tickers: bool,
     batch_size: int | None,
     dry_run: bool,
     as_json: bool,
@@ -58,7 +59,8 @@ def ingest(
 
     if dry_run:
         asked = {"universe": universe, "tickers": tickers, "start": start, "end": end}
-        ctx.invoke(plan, **asked, recheck_sessions=recheck_sessions, ask_again=ask_again, as_json=as_json)
+        again = {"recheck_sessions": recheck_sessions, "ask_again": ask_again, "former_tickers": former_tickers}
+        ctx.invoke(plan, **asked, **again, as_json=as_json)
         return
     parameters = {
         "tickers": list(universes.resolve(universe, tickers)) if universe or tickers is not None else None,
@@ -66,6 +68,7 @@ def ingest(
         "end": end,
         "recheck_sessions": recheck_sessions,
         "ask_again": ask_again,
+        "former_tickers": former_tickers,
         "batch_size": batch_size,
     }
     _run("flows.ingest", "ingest", parameters, as_json)
@@ -132,6 +135,42 @@ def reconcile(
         "dry_run": dry_run,
     }
     _run("flows.reconcile", "reconcile", parameters, as_json)
+
+
+@click.command()
+@click.option("--universe", "-u", help="sp500+etfs (the default), sp500 or etfs.")
+@click.option("--tickers", "-t", help="AAPL,BRK.B or @file, as the vendor writes them.")
+@click.option("--start", type=Day(), help="First day of splits and dividends. Default: two years back.")
+@click.option("--dividends/--no-dividends", default=True, help="Look up dividends.", show_default=True)
+@click.option("--names/--no-names", default=True, help="Look up former tickers, a call for each.", show_default=True)
+@batch_size_option
+@dry_run_option
+@json_option
+def facts(
+    universe: str | None,
+    tickers: str | None,
+    start: date | None,
+    dividends: bool,
+    names: bool,
+    batch_size: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Look up what the nightly run does not ask for each night: all splits again, dividends, changes of ticker.
+
+    Example: closingbell facts --tickers META --start 2012-01-03
+    """
+    from closingbell import universe as universes
+
+    parameters = {
+        "tickers": list(universes.resolve(universe, tickers)) if universe or tickers is not None else None,
+        "start": start,
+        "dividends": dividends,
+        "names": names,
+        "batch_size": batch_size,
+        "dry_run": dry_run,
+    }
+    _run("flows.facts", "facts", parameters, as_json)
 
 
 @click.command()

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from closingbell import request
 from closingbell import universe as universes
+from closingbell.night import with_former
 from flows import night
 from flows.form import Day, Ticker, Universe
 from tasks.resources import Resources
@@ -26,6 +27,7 @@ def ingest(
     recheck_sessions: Annotated[int, Field(ge=0, le=250)] = 0,
     skip_non_sessions: bool = False,
     ask_again: bool = False,
+    former_tickers: bool = False,
     batch_size: Annotated[int, Field(ge=1, le=10_000)] | None = None,
     dry_run: bool = False,
 ) -> State[Any]:
@@ -40,13 +42,14 @@ def ingest(
         recheck_sessions: Fetch this many of the last sessions again, because vendors correct bars for days.
         skip_non_sessions: Do nothing when nothing is missing and no session became due in the last day.
         ask_again: Ask again also for cells that the vendor said are empty or not ours, and for bars in quarantine.
+        former_tickers: Also what the companies were called before, as far as that is known, for as long as they were.
         batch_size: Calls in one task. Empty: the setting BATCH_SIZE.
         dry_run: Only show the plan, and make no call.
     """
 
     def ask(resources: Resources) -> request.Request:
         names = universes.resolve(f"{universe}@{universe_on}" if universe_on else universe, tickers)
-        return request.build(
+        asked = request.build(
             names,
             start,
             end,
@@ -56,5 +59,8 @@ def ingest(
             ask_again=ask_again,
             source=resources.settings.source,
         )
+        if not former_tickers:
+            return asked
+        return with_former(resources.store, asked)
 
     return night.run("ingest", ask, batch_size, dry_run=dry_run)

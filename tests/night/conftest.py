@@ -52,6 +52,12 @@ class Nights:
 
         return self._run(reconcile, parameters)
 
+    def facts(self, **parameters: Any) -> dict[str, Any]:
+        """Run the facts flow; its report."""
+        from flows.facts import facts
+
+        return self._run(facts, parameters)
+
     def bar_calls(self) -> list[str]:
         """The paths of the calls for bars that the market received, without their queries."""
         return [path for path in self.paths() if path.startswith("/v2/aggs")]

@@ -1,4 +1,4 @@
-"""Corrections: the nightly recheck sees the last sessions, the reconciliation on demand everything; both keep the old."""
+"""Corrections: the nightly recheck sees the last sessions, the reconciliation on demand all the rest; both keep the old."""
 
 from __future__ import annotations
 

@@ -16,6 +16,9 @@ CLOSE_BY: Final = 7
 #: So many ordinary bars on each side are compared with.
 BESIDE: Final = 5
 
+#: How far, in logs, an extreme of a mended bar may be inside the others: what rounding does to a halved price.
+ROUNDED: Final = 0.001
+
 _LOG_FACTORS: Final = np.log(np.array(FACTORS))
 
 
@@ -101,14 +104,13 @@ def _mended(series: Series, at: Ints, beside: _Beside, factors: Floats) -> tuple
     wrong = away[:, None, :] * np.sign(factor) > np.abs(factor) / 2
     mended = away[:, None, :] - np.where(wrong, factor, 0.0)
     ends = mended[:, :, [0, 3]]  # open and close
-    slack = np.clip(beside.span / 4, 0.005, 0.02)[:, None]
     span = np.ptp(mended, axis=2)
     most = np.clip(2.5 * beside.span, 0.03, log(BREAK))[:, None]
     mends = (
         wrong.any(axis=2)
         & ~wrong.all(axis=2)
-        & (mended[:, :, 1] >= ends.max(axis=2) - slack)
-        & (mended[:, :, 2] <= ends.min(axis=2) + slack)
+        & (mended[:, :, 1] >= ends.max(axis=2) - ROUNDED)
+        & (mended[:, :, 2] <= ends.min(axis=2) + ROUNDED)
         & (np.abs(np.median(mended, axis=2)) <= beside.near[:, None])
         & (span <= np.minimum(most, np.abs(factors) / 3))
     )

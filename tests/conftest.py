@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import sqlalchemy as sa
@@ -38,13 +39,15 @@ def data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
+def postgres() -> Iterator[sa.URL]:
     """A PostgreSQL server: the one that CLOSINGBELL_TEST_POSTGRES_URL names, else an embedded one."""
     named = os.environ.get("CLOSINGBELL_TEST_POSTGRES_URL")
     if named:
         yield sa.make_url(named).set(drivername="postgresql+psycopg2")
         return
-    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as server:
+    # Not below pytest's own folder: each other session that starts takes everybody's rights to it away, and as root
+    # the server runs as another user.
+    with TemporaryDirectory(prefix="closingbell-tests-") as home, EmbeddedPostgres(Path(home)) as server:
         server.ensure_database("tests")
         yield sa.make_url(server.url("tests"))
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from closingbell.bars import Bars
 from closingbell.cells import Days
 from closingbell.errors import ClosingbellError, NotYetPublishedError
+from closingbell.neighbours import KnownSplit
 from closingbell.plan import Call, MarketDay
 from closingbell.quality import PROFILES, Asked, Verdict, check
 
@@ -91,11 +92,27 @@ class Judge:
     due_by: np.datetime64
     _none: Bars = field(default_factory=lambda: Bars(()))
 
-    def answered(self, call: Call, bars: Bars, rows: int) -> Outcome:
+    def answered(
+        self,
+        call: Call,
+        bars: Bars,
+        rows: int,
+        around: Bars | None = None,
+        splits: Sequence[KnownSplit] = (),
+        twin: str | None = None,
+    ) -> Outcome:
         """The outcome of a call that was answered in full.
 
         A range answers for every session from its first to its last, also those that were not missing: their
         bars came along, and serve as a recheck.
+
+        Args:
+            call: the call.
+            bars: what it brought, of the tickers asked for.
+            rows: rows read, those of other tickers included.
+            around: stored bars of these tickers, before, between and after.
+            splits: the known splits of these tickers.
+            twin: another ticker, under which the very same bars came.
 
         Raises:
             NotYetPublishedError: a market day of the last days has no row at all.
@@ -106,7 +123,11 @@ class Judge:
             # A session that is over has bars; "there are none" can only mean "not yet".
             raise NotYetPublishedError("the market day is empty", value=call, fix="The next run asks again.")
         doubtful = np.full(len(sessions), True) if whole_market else sessions > self.due_by
-        verdict = check(bars, Asked(sessions, self.closed_by), PROFILES[self.asset_class])
+        asked = Asked(sessions, self.closed_by, self._none if around is None else around, splits)
+        verdict = check(bars, asked, PROFILES[self.asset_class])
+        if twin is not None:
+            named = (f"{bars.tickers[0]} as {twin}",)
+            verdict = Verdict(self._none, bars, ("same_series",) * len(bars), {}, {"same_series": named})
         return Outcome(call, verdict, tickers(call), sessions, "empty", None, rows, doubtful)
 
     def failed(self, call: Call, error: ClosingbellError) -> Outcome:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from closingbell.bars import NO_TRADES, VALUES, Bars
 from closingbell.cells import Days
 from closingbell.neighbours import KnownSplit
+from closingbell.restated import restated
 from closingbell.scale import Scale
 
 Mask = NDArray[np.bool_]
@@ -147,6 +148,10 @@ def _moved(bars: Bars, asked: Asked) -> NDArray[np.float64]:
     return asked.compared(bars).factors()
 
 
+def _restated(bars: Bars, asked: Asked) -> Mask:
+    return restated(bars, asked.around)
+
+
 #: In order of precedence: a bar that breaks several is filed under the first.
 RULES: Final = (
     Rule("outside_asked", "the bar's session is not one that was asked for", _outside_asked),
@@ -156,6 +161,11 @@ RULES: Final = (
     Rule("duplicate", "the same bar came more than once", _duplicate),
     Rule("non_positive_price", "a price is zero or negative", _non_positive_price),
     Rule("negative_volume", "the volume or the number of trades is negative", _negative_volume),
+    Rule(
+        "restated",
+        "it is a factor away from what is stored, like others of its ticker: adjusted prices sent for raw ones",
+        _restated,
+    ),
     Rule(
         "half_split",
         "some of its prices are on another scale than the others and the bars around it, like a split half applied",

@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from closingbell.night import Night
-from closingbell.quality import RULES
+from closingbell.quality import EXAMPLES, RULES
 from closingbell.request import Request
 from closingbell.store.audit import Reconciliation
 
@@ -63,6 +63,7 @@ class Tally:
     seconds: dict[str, float] = field(default_factory=dict)
     absent: list[str] = field(default_factory=list)
     minutes: list[str] = field(default_factory=list)
+    examples: dict[str, list[str]] = field(default_factory=dict)
     dividends: int = 0
     names: int = 0
 
@@ -90,6 +91,8 @@ class Tally:
             self.spend(stage, seconds)
         self.absent += other.absent
         self.minutes += other.minutes
+        for rule, examples in other.examples.items():
+            self.examples[rule] = [*self.examples.get(rule, []), *examples][:EXAMPLES]
         self.failures += other.failures
 
 
@@ -147,6 +150,7 @@ def build(
         "barless": list(reconciliation.barless),
         "quarantined": dict(quarantined),
         "warned": dict(tally.warned),
+        "examples": {rule: list(examples) for rule, examples in tally.examples.items()},
         "splits": tally.splits,
         "failed": group_failures(failed),
         "unpublished": group_failures(f for f in tally.failures if f.reason == "unpublished"),
@@ -217,7 +221,7 @@ def _blank(run_id: UUID, flow: str, request: Request | None) -> dict[str, Any]:
     """Every key of a report, as it is for a run that did nothing."""
     asked = {**request.as_dict(), "tickers": len(request.tickers)} if request else {}
     counts = ("planned_calls", "actual_calls", "expected_cells", "stored_bars", "inserted", "rewritten")
-    groups = ("gaps", "unexplained", "mended", "quarantined", "warned", "failed", "unpublished", "unknown")
+    groups = ("gaps", "unexplained", "mended", "quarantined", "warned", "examples", "failed", "unpublished", "unknown")
     return {
         "run_id": str(run_id),
         "state": "Failed",
@@ -274,6 +278,13 @@ def night_lines(night: Night, quota: str) -> list[str]:
     return [*told, calls, cost]
 
 
+def _rule(rule: str, count: int, report: Mapping[str, Any]) -> str:
+    """How many bars broke a rule, what it says, and the first ones of this run."""
+    examples = report["examples"].get(rule, ())
+    such_as = f" ({', '.join(examples)})" if examples else ""
+    return f"{count:,} {rule}: {_EXPLAINS.get(rule, '')}{such_as}"
+
+
 def _plural(words: str, count: int) -> str:
     """``market days``, ``days of minutes``; what is said of one only stays."""
     first, of, rest = words.partition(" of ")
@@ -310,9 +321,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         if len(report[what]) > _NAMED:
             told.append(f"{title}  and more: closingbell status TICKER shows all of a ticker")
     if report["quarantined"]:
-        told += [f"kept apart  {n:,} {rule}: {_EXPLAINS.get(rule, '')}" for rule, n in report["quarantined"].items()]
-    if report["warned"]:
-        told.append("warned  " + ", ".join(f"{n:,} {rule}" for rule, n in report["warned"].items()))
+        told += [f"kept apart  {_rule(rule, n, report)}" for rule, n in report["quarantined"].items()]
+    told += [f"warned  {_rule(rule, n, report)}" for rule, n in report["warned"].items()]
     for word in ("failed", "unpublished", "unknown"):
         for cause, group in report[word].items():
             of = f": {group['cells']:,} cells of {named(group['tickers'])}" if group["cells"] else ""

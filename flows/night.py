@@ -25,6 +25,7 @@ from tasks.batch import Work, retrying
 from tasks.minutes import look_at_minutes
 from tasks.resources import Resources, opened
 from tasks.splits import look_at_splits
+from tasks.sweep import sweep_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,10 @@ def _night(run: Run) -> State[Any]:
             store.records.mend(run.run_id, request.source, request.timeframe, night.damage, run.now)
         store.facts.store_tenures(run.run_id, request.source, identity.shipped(), "shipped")
         splits = look_at_splits(work, night.splits, settings)
+        resources.look_around(night)
         batches = retrying(settings).map(steps.batches(night, run.batch_size), work=unmapped(work))
         tally = steps.gather(batches, resources)
         tally.add(splits)
+        tally.add(sweep_up(work, night.plan.calls, resources))
         tally.add(look_at_minutes(work, night.minutes, settings))
         return steps.final_state(steps.close(resources, night, work, run.flow, tally, run.begun))

@@ -198,7 +198,10 @@ def _fetch(
     try:
         bars, rows = _bars(call, work, resources)
         begun = time.perf_counter()
-        outcome = judge.answered(call, bars, rows)
+        context = resources.context
+        outcome = judge.answered(
+            call, bars, rows, context.around(call, bars), context.splits_of(call), context.twin(call, bars)
+        )
         tally.spend("checks", time.perf_counter() - begun)
     except (ConfigurationError, FatalError, RunEndingError):
         raise
@@ -235,6 +238,7 @@ def _commit(outcome: Outcome, work: Work, resources: Resources, tally: Tally) ->
             gaps=result.gaps,
             quarantined=result.quarantined,
             warned=dict(outcome.verdict.warned),
+            examples={rule: list(examples) for rule, examples in outcome.verdict.examples.items()},
             absent=[f"{ticker} {session}" for ticker, session in result.absent],
         )
     )

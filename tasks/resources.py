@@ -12,9 +12,11 @@ from closingbell.clock import Clock
 from closingbell.errors import ClosingbellError, FatalError
 from closingbell.night import Night
 from closingbell.settings import Settings, load
+from closingbell.sources.base import Split
 from closingbell.sources.polygon import PolygonSource
 from closingbell.store import Store, open_store
 from infra import embedded, migrations
+from tasks.context import Context
 from tasks.limiter import PrefectGate
 
 
@@ -39,10 +41,26 @@ class Resources:
     source: PolygonSource
     gate: PrefectGate
     night: Night | None = None
+    _context: Context | None = None
     stopped: ClosingbellError | None = None
     failing: int = 0
     _counted: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def context(self) -> Context:
+        """The neighbourhood of the run's bars; before :meth:`look_around` there is none."""
+        if self._context is None:
+            raise FatalError("bars came before the run knew what to judge them by")
+        return self._context
+
+    def look_around(self, night: Night) -> None:
+        """Learn which tickers have bars, and the known splits, of a run that is about to make its calls."""
+        request, splits = night.request, dict[str, list[Split]]()
+        for split in self.store.facts.splits(request.source, request.tickers):
+            splits.setdefault(split.ticker, []).append(split)
+        known = self.store.records.tickers(request.source, request.timeframe)
+        self._context = Context(self.store, request.timeframe, frozenset(known), splits, night.plan.market_days)
 
     def uncounted_calls(self) -> int:
         """HTTP attempts since this was last asked, so that each is added to the run's counter once."""

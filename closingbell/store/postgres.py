@@ -11,7 +11,7 @@ import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -29,6 +29,8 @@ from closingbell.store import statements as sql
 from closingbell.store.copy import Field, binary
 from closingbell.store.faults import transaction
 from closingbell.store.ledger import LOOK_BACK, Settlement, spans
+
+T = TypeVar("T")
 
 _COLUMNS: Final = "ticker, timeframe, session, ts, open, high, low, close, volume, vwap, trades, source, run_id"
 
@@ -80,7 +82,49 @@ class PostgresWriter:
         when = at or Clock().now()
         return self._redo(lambda connection: self._flush(connection, run_id, source, timeframe, outcomes, calls, when))
 
-    def _redo(self, work: Callable[[sa.Connection], FlushResult]) -> FlushResult:
+    def take_out(
+        self, run_id: UUID, source: str, timeframe: str, bars: Bars, rules: Sequence[str], at: datetime
+    ) -> list[tuple[str, date, str]]:
+        """Take stored bars that proved bad out of ``bar`` into quarantine, in one transaction.
+
+        Their cells become gaps, and ``revision`` keeps the old values with no new ones. A bar whose close or volume
+        is no longer the one given stays.
+
+        Args:
+            run_id: the run that found them out.
+            source: the vendor whose ledger it is.
+            timeframe: of the bars.
+            bars: as they are stored.
+            rules: shape (n,): the rule that each broke.
+            at: the instant of the finding, aware.
+
+        Returns:
+            Ticker, session and rule of each bar taken out.
+
+        Raises:
+            ClosingbellError: as :meth:`flush`.
+        """
+        rows = bars.rows
+        values = {
+            "run_id": run_id,
+            "source": source,
+            "timeframe": timeframe,
+            "at": at,
+            "tickers": [bars.tickers[i] for i in rows["ticker"]],
+            "instants": _instants(rows["ts"]),
+            "rules": list(rules),
+            "closes": rows["close"].tolist(),
+            "volumes": rows["volume"].tolist(),
+        }
+
+        def work(connection: sa.Connection) -> list[tuple[str, date, str]]:
+            key = {"source": source, "timeframe": timeframe}
+            connection.execute(sql.LOCK_MARKS, {**key, "tickers": sorted(set(values["tickers"]))})
+            return [tuple(row) for row in connection.execute(sql.TAKE_OUT, values)]
+
+        return self._redo(work) if len(rows) else []
+
+    def _redo(self, work: Callable[[sa.Connection], T]) -> T:
         """Do a transaction, again when it may succeed later; a commit whose answer was lost is safe to redo."""
         for attempt in range(self._retries + 1):
             try:

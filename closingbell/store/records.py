@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
-from closingbell.bars import VALUES, Bars
+from closingbell.bars import BAR, VALUES, Bars
 from closingbell.cells import Cells, Gap, Ledger, Watermark
 from closingbell.errors import ConfigurationError
 from closingbell.healing import Damage
@@ -213,6 +215,35 @@ class Records:
         )
         with transaction(self._engine) as connection:
             return [described(dict(row)) for row in connection.execute(query).mappings()]
+
+    def copied(self, run_id: UUID, source: str, timeframe: str, tickers: Sequence[str]) -> Bars:
+        """Bars of these tickers that the run stored, although the same came under another ticker as well.
+
+        Of each only ticker, session, ts, close and volume are set.
+        """
+        values = {"run_id": run_id, "source": source, "timeframe": timeframe, "tickers": list(tickers)}
+        with transaction(self._engine) as connection:
+            found = connection.execute(sql.COPIED, values).all()
+        number = {ticker: i for i, ticker in enumerate(tickers)}
+        rows = np.zeros(len(found), BAR)
+        for row, (ticker, session, ts, close, volume) in zip(rows, found, strict=True):
+            row["ticker"], row["session"], row["ts"] = number[ticker], session, ts.replace(tzinfo=None)
+            row["close"], row["volume"] = close, volume
+        return Bars(tuple(tickers), rows, timeframe)
+
+    def owner(self, timeframe: str, tickers: Sequence[str], bars: NDArray[np.void], at_least: int) -> str | None:
+        """The one of some tickers that has these very bars stored, or so many of them; None if none has."""
+        values = {
+            "timeframe": timeframe,
+            "tickers": list(tickers),
+            "instants": [ts.replace(tzinfo=UTC) for ts in bars["ts"].tolist()],
+            "opens": bars["open"].tolist(),
+            "closes": bars["close"].tolist(),
+            "volumes": bars["volume"].tolist(),
+        }
+        with transaction(self._engine) as connection:
+            found = connection.execute(sql.OWNERS, values).first()
+        return str(found[0]) if found and found[1] >= at_least else None
 
     def series(self, timeframe: str, tickers: Sequence[str], first: date, last: date) -> Bars:
         """The stored bars of some tickers from session ``first`` to session ``last``, by ticker and ``ts``."""

@@ -133,6 +133,66 @@ REOPEN: Final = sa.text("""
     ON CONFLICT DO NOTHING
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))
 
+#: Bars that were accepted and proved bad: out of ``bar``, into quarantine, their cells gaps, their values kept. One
+#: that somebody rewrote in the meantime stays.
+TAKE_OUT: Final = sa.text("""
+    WITH bad AS (
+        SELECT * FROM unnest(CAST(:tickers AS text[]), CAST(:instants AS timestamptz[]), CAST(:rules AS text[]),
+            CAST(:closes AS float8[]), CAST(:volumes AS float8[])) AS bad (ticker, ts, rule, close, volume)
+    ), gone AS (
+        DELETE FROM bar USING bad
+        WHERE bar.ticker = bad.ticker AND bar.timeframe = :timeframe AND bar.ts = bad.ts
+          AND bar.close = bad.close AND bar.volume = bad.volume
+        RETURNING bar.*, bad.rule
+    ), kept AS (
+        INSERT INTO quarantine (source, ticker, timeframe, ts, copy, session, rule,
+            open, high, low, close, volume, vwap, trades, run_id, seen_at)
+        SELECT source, ticker, timeframe, ts, 0, session, rule,
+            open, high, low, close, volume, vwap, trades, :run_id, :at FROM gone
+        ON CONFLICT (source, ticker, timeframe, ts, copy) DO UPDATE SET
+            rule = excluded.rule, open = excluded.open, high = excluded.high, low = excluded.low,
+            close = excluded.close, volume = excluded.volume, vwap = excluded.vwap, trades = excluded.trades,
+            run_id = excluded.run_id, seen_at = excluded.seen_at
+    ), told AS (
+        INSERT INTO revision (source, ticker, timeframe, session, ts,
+            old_open, old_high, old_low, old_close, old_volume, old_vwap, old_trades, run_id, old_run_id, seen_at)
+        SELECT source, ticker, timeframe, session, ts,
+            open, high, low, close, volume, vwap, trades, :run_id, run_id, :at FROM gone
+    ), opened AS (
+        INSERT INTO gap (source, ticker, timeframe, session, reason, attempts, updated_at, run_id)
+        SELECT DISTINCT source, ticker, timeframe, session, 'quarantined', 1, CAST(:at AS timestamptz),
+            CAST(:run_id AS uuid) FROM gone
+        WHERE source = :source AND NOT EXISTS (
+            SELECT FROM bar WHERE bar.ticker = gone.ticker AND bar.timeframe = gone.timeframe
+              AND bar.session = gone.session AND bar.ts BETWEEN gone.session - 7 AND gone.session + 7
+              AND bar.ts NOT IN (SELECT ts FROM gone AS other WHERE other.ticker = gone.ticker))
+        ON CONFLICT (source, ticker, timeframe, session) DO UPDATE SET
+            reason = excluded.reason, attempts = excluded.attempts, last_error = NULL,
+            updated_at = excluded.updated_at, run_id = excluded.run_id
+    )
+    SELECT ticker, session, rule FROM gone ORDER BY ticker, ts
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))
+
+#: Bars that this run stored, though the very same came under another ticker and are in quarantine for it.
+COPIED: Final = sa.text("""
+    SELECT bar.ticker, bar.session, bar.ts, bar.close, bar.volume FROM bar JOIN quarantine AS copied
+        ON copied.timeframe = bar.timeframe AND copied.ts = bar.ts AND copied.ticker <> bar.ticker
+        AND (copied.open, copied.high, copied.low, copied.close, copied.volume)
+            = (bar.open, bar.high, bar.low, bar.close, bar.volume)
+    WHERE bar.timeframe = :timeframe AND bar.ticker = ANY(:tickers) AND bar.run_id = :run_id
+      AND copied.source = :source AND copied.run_id = :run_id AND copied.rule = 'same_series'
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))
+
+#: Which of some tickers have the very bars that came under another one.
+OWNERS: Final = sa.text("""
+    SELECT bar.ticker, count(*) FROM bar
+    JOIN unnest(CAST(:instants AS timestamptz[]), CAST(:opens AS float8[]), CAST(:closes AS float8[]),
+                CAST(:volumes AS float8[])) AS came (ts, open, close, volume)
+        ON (came.open, came.close, came.volume) = (bar.open, bar.close, bar.volume) AND came.ts = bar.ts
+    WHERE bar.timeframe = :timeframe AND bar.ticker = ANY(:tickers) AND bar.ts = ANY(CAST(:instants AS timestamptz[]))
+    GROUP BY bar.ticker ORDER BY count(*) DESC, bar.ticker LIMIT 1
+""")
+
 #: Made once a connection and emptied at each commit. No text in it: rows of fixed width are the fastest.
 STAGE: Final = sa.text("""
     CREATE TEMPORARY TABLE IF NOT EXISTS staged_bar (

@@ -1,4 +1,4 @@
-"""Corrections: the nightly recheck sees the last sessions, the reconciliation on demand all the rest; both keep the old."""
+"""Corrections: the recheck sees the last sessions, the reconciliation all the others; both keep the old values."""
 
 from __future__ import annotations
 

@@ -22,6 +22,10 @@ FORBIDDEN = [
     ("closingbell/plan.py", HTTP | SQL | {"closingbell.sources", "closingbell.store"}),
     ("closingbell/cells.py", HTTP | SQL | {"closingbell.sources", "closingbell.store"}),
     ("closingbell/quality.py", HTTP | SQL | {"closingbell.sources", "closingbell.store"}),
+    *(
+        (f"closingbell/{name}.py", HTTP | SQL | {"closingbell.sources", "closingbell.store"})
+        for name in ("scale", "halves", "runs", "neighbours", "restated", "twins", "healing", "rollup")
+    ),
     ("closingbell/outcome.py", HTTP | SQL | {"closingbell.sources", "closingbell.store"}),
     ("closingbell/calendar.py", HTTP | SQL | {"closingbell.sources", "closingbell.store"}),
     ("closingbell/store/ledger.py", SQL),

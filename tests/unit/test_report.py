@@ -110,7 +110,7 @@ def test_the_report_in_words() -> None:
         "cells   523 expected = 520 stored + 2 empty + 1 quarantined",
         "bars    12,345 inserted, 0 rewritten",
         "kept apart  1 ohlc_order: the high is not the highest or the low not the lowest price",
-        "warned  4 zero_volume",
+        "warned  4 zero_volume: nothing was traded",
         "failed  the vendor's server failed: 50 cells of T0, T1, T2, T3, T4, T5, T6, T7 and 2 more",
         "        the vendor's server failed: HTTP 500 for T0",
         "time    3.0 s api",

@@ -1,0 +1,81 @@
+"""What a call's bars are judged by besides themselves: stored neighbours, known splits, other tickers' bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Final
+
+import numpy as np
+
+from closingbell.bars import Bars
+from closingbell.outcome import tickers
+from closingbell.plan import Call, MarketDay
+from closingbell.scale import SHARED_BY_TWO
+from closingbell.sources.base import Split
+from closingbell.store import Store
+from closingbell.twins import Twins, telling
+
+#: Stored bars this far before and after a block are its neighbours: about ten sessions.
+NEAR: Final = timedelta(days=15)
+
+#: With more market days than this, a run's stored bars are too few and too scattered to judge by while it goes on:
+#: they are swept when all have come.
+FEW: Final = 10
+
+#: So many bars of a new ticker are looked for under the others.
+_PROBES: Final = 3
+
+
+@dataclass(slots=True)
+class Context:
+    """The neighbourhood of a run's bars; safe to use from several threads.
+
+    Attributes:
+        store: where stored bars are.
+        timeframe: of the run's bars.
+        known: tickers that had bars before the run.
+        splits: the known splits of each ticker.
+        market_days: how many the run's plan has.
+        twins: the ranges that came so far.
+        copied: tickers whose bars came under another one as well, and that had none before.
+    """
+
+    store: Store
+    timeframe: str
+    known: frozenset[str]
+    splits: Mapping[str, Sequence[Split]]
+    market_days: int
+    twins: Twins = field(default_factory=Twins)
+    copied: set[str] = field(default_factory=set)
+
+    def around(self, call: Call, bars: Bars) -> Bars:
+        """Stored bars beside and between those of a block; none where nothing can be stored yet."""
+        names = [ticker for ticker in tickers(call) if ticker in self.known]
+        if not len(bars) or not names or (isinstance(call, MarketDay) and self.market_days > FEW):
+            return Bars((), timeframe=self.timeframe)
+        first: date = bars.rows["session"].min().item()
+        last: date = bars.rows["session"].max().item()
+        return self.store.records.series(self.timeframe, names, first - NEAR, last + NEAR)
+
+    def splits_of(self, call: Call) -> list[Split]:
+        """The known splits of a call's tickers."""
+        return [split for ticker in tickers(call) for split in self.splits.get(ticker, ())]
+
+    def twin(self, call: Call, bars: Bars) -> str | None:
+        """Another ticker that the bars of a range belong to just as well; market days are compared in themselves."""
+        if isinstance(call, MarketDay):
+            return None
+        other = self.twins.claim(call.ticker, bars)
+        if other is not None:
+            if other not in self.known:
+                self.copied.add(other)
+            return other
+        if call.ticker in self.known or not self.known:
+            return None
+        rows = telling(bars)
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(_PROBES, len(rows))).astype(np.intp))]
+        if not len(rows) or (len(rows) == 1 and rows["volume"][0] < SHARED_BY_TWO):
+            return None
+        return self.store.records.owner(self.timeframe, sorted(self.known), rows, min(2, len(rows)))

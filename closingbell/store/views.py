@@ -12,12 +12,20 @@ from __future__ import annotations
 
 from typing import Final
 
-#: Since when whoever held ticker {x}.ticker on {x}.{day} had it, as far as anybody told; whoever came before, or was
-#: not told of, is somebody else. A split on the day on which a ticker ends is the last act of its holder, unless
-#: the next one starts on that day.
+# Since when whoever held ticker {x}.ticker on {x}.{day} had it; whoever had it before is somebody else, told of or not.
+# A split on the day on which a ticker ends is the last act of its holder, unless the next one starts on that day.
+# A shipped chain starts where its membership of an index does, which is no reason to think of another holder before.
 _HELD_SINCE: Final = """
     COALESCE(
-        (SELECT max(CASE WHEN h.end_day < {x}.{day} THEN h.end_day ELSE h.first_day END)
+        (SELECT max(CASE
+             WHEN h.end_day < {x}.{day} THEN h.end_day
+             WHEN h.origin = 'vendor' OR EXISTS (
+                 SELECT FROM ticker_history e
+                 WHERE e.source = h.source AND e.instrument_id = h.instrument_id AND e.first_day < h.first_day)
+             THEN h.first_day
+             ELSE (SELECT max(e.end_day) FROM ticker_history e
+                   WHERE e.source = h.source AND e.ticker = h.ticker AND e.end_day <= h.first_day)
+             END)
          FROM ticker_history h
          WHERE h.source = {x}.source AND h.ticker = {x}.ticker AND h.first_day <= {x}.{day}),
         DATE '0001-01-01')"""
@@ -75,7 +83,7 @@ _BAR_AS_OF: Final = """
     SELECT v.ticker, v.timeframe, v.session, v.ts,
         v.old_open, v.old_high, v.old_low, v.old_close, v.old_volume, v.old_vwap, v.old_trades, v.source, v.old_run_id
     FROM revision v
-    WHERE v.ts <= instant AND v.seen_at > instant AND v.old_open IS NOT NULL
+    WHERE v.ts <= instant AND v.seen_at > instant
       AND NOT EXISTS (SELECT FROM run r WHERE r.run_id = v.old_run_id AND r.as_of > instant)
       AND NOT EXISTS (
         SELECT FROM revision e
@@ -105,7 +113,7 @@ _DIVIDEND_FACTOR: Final = f"""
         CROSS JOIN LATERAL (
             SELECT b.session, b.close FROM bar b
             WHERE b.ticker = d.ticker AND b.timeframe = '1d' AND b.source = d.source
-              AND b.session < d.ex_date AND b.session >= d.held_since
+              AND b.session < d.ex_date
               AND b.ts < d.ex_date + 7 -- the key has no session, but every bar opens within days of its own
             ORDER BY b.ts DESC LIMIT 1
         ) AS c

@@ -118,7 +118,15 @@ CREATE = (
         FROM (
             SELECT s.source, s.ticker, s.execution_date, s.split_from, s.split_to,
     COALESCE(
-        (SELECT max(CASE WHEN h.end_day < s.execution_date THEN h.end_day ELSE h.first_day END)
+        (SELECT max(CASE
+             WHEN h.end_day < s.execution_date THEN h.end_day
+             WHEN h.origin = 'vendor' OR EXISTS (
+                 SELECT FROM ticker_history e
+                 WHERE e.source = h.source AND e.instrument_id = h.instrument_id AND e.first_day < h.first_day)
+             THEN h.first_day
+             ELSE (SELECT max(e.end_day) FROM ticker_history e
+                   WHERE e.source = h.source AND e.ticker = h.ticker AND e.end_day <= h.first_day)
+             END)
          FROM ticker_history h
          WHERE h.source = s.source AND h.ticker = s.ticker AND h.first_day <= s.execution_date),
         DATE '0001-01-01') AS held_since
@@ -163,7 +171,15 @@ CREATE = (
         FROM (
             SELECT p.source, p.ticker, p.ex_date, p.cash,
     COALESCE(
-        (SELECT max(CASE WHEN h.end_day < p.ex_date THEN h.end_day ELSE h.first_day END)
+        (SELECT max(CASE
+             WHEN h.end_day < p.ex_date THEN h.end_day
+             WHEN h.origin = 'vendor' OR EXISTS (
+                 SELECT FROM ticker_history e
+                 WHERE e.source = h.source AND e.instrument_id = h.instrument_id AND e.first_day < h.first_day)
+             THEN h.first_day
+             ELSE (SELECT max(e.end_day) FROM ticker_history e
+                   WHERE e.source = h.source AND e.ticker = h.ticker AND e.end_day <= h.first_day)
+             END)
          FROM ticker_history h
          WHERE h.source = p.source AND h.ticker = p.ticker AND h.first_day <= p.ex_date),
         DATE '0001-01-01') AS held_since
@@ -175,7 +191,7 @@ CREATE = (
         CROSS JOIN LATERAL (
             SELECT b.session, b.close FROM bar b
             WHERE b.ticker = d.ticker AND b.timeframe = '1d' AND b.source = d.source
-              AND b.session < d.ex_date AND b.session >= d.held_since
+              AND b.session < d.ex_date
               AND b.ts < d.ex_date + 7 -- the key has no session, but every bar opens within days of its own
             ORDER BY b.ts DESC LIMIT 1
         ) AS c
@@ -259,7 +275,15 @@ RETURNS SETOF split_factor LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC
         FROM (
             SELECT s.source, s.ticker, s.execution_date, s.split_from, s.split_to,
     COALESCE(
-        (SELECT max(CASE WHEN h.end_day < s.execution_date THEN h.end_day ELSE h.first_day END)
+        (SELECT max(CASE
+             WHEN h.end_day < s.execution_date THEN h.end_day
+             WHEN h.origin = 'vendor' OR EXISTS (
+                 SELECT FROM ticker_history e
+                 WHERE e.source = h.source AND e.instrument_id = h.instrument_id AND e.first_day < h.first_day)
+             THEN h.first_day
+             ELSE (SELECT max(e.end_day) FROM ticker_history e
+                   WHERE e.source = h.source AND e.ticker = h.ticker AND e.end_day <= h.first_day)
+             END)
          FROM ticker_history h
          WHERE h.source = s.source AND h.ticker = s.ticker AND h.first_day <= s.execution_date),
         DATE '0001-01-01') AS held_since
@@ -312,7 +336,7 @@ RETURNS SETOF bar LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC
     SELECT v.ticker, v.timeframe, v.session, v.ts,
         v.old_open, v.old_high, v.old_low, v.old_close, v.old_volume, v.old_vwap, v.old_trades, v.source, v.old_run_id
     FROM revision v
-    WHERE v.ts <= instant AND v.seen_at > instant AND v.old_open IS NOT NULL
+    WHERE v.ts <= instant AND v.seen_at > instant
       AND NOT EXISTS (SELECT FROM run r WHERE r.run_id = v.old_run_id AND r.as_of > instant)
       AND NOT EXISTS (
         SELECT FROM revision e

@@ -23,6 +23,10 @@ from closingbell.store.schema import facts_watermark, split, ticker_history
 
 Origin = Literal["vendor", "shipped"]
 
+#: From so many new rows on the planner is told of them at once: it would take the table for an empty one until
+#: autovacuum comes by, and a join of every bar with it for a small matter.
+_MANY: Final = 100
+
 #: From this many known splits on, an answer that lacks more than half of them is taken for a broken one.
 GUARDED: Final = 3
 
@@ -204,6 +208,8 @@ _ADD_TENURES: Final = _statement("""
                 CAST(:names AS text[]), CAST(:origins AS text[])) AS held
 """)
 
+_ANALYZE_TENURES: Final = sa.text("ANALYZE ticker_history")
+
 
 class Facts:
     """Reads and writes what is known of tickers besides their bars; safe to use from several threads."""
@@ -376,6 +382,8 @@ class Facts:
                     "origins": [row.origin for row in new],
                 },
             )
+            if len(new) >= _MANY:
+                connection.execute(_ANALYZE_TENURES)
         return len({(row.ticker, row.first) for row in (*gone, *new)})
 
     def _seen(self, source: str, kind: str) -> tuple[date, date] | None:

@@ -30,7 +30,9 @@ _HELD_SINCE: Final = """
          WHERE h.source = {x}.source AND h.ticker = {x}.ticker AND h.first_day <= {x}.{day}),
         DATE '0001-01-01')"""
 
-# The window is partitioned by ticker: only then does a reader's `WHERE ticker = ...` reach the index below it.
+# Two things here and below are for the planner. The window is partitioned by ticker: only then does a reader's
+# `WHERE ticker = ...` reach the index below it. And the spans are sorted, against the window's order: what is sorted is
+# kept, and read again for free, where new tables without statistics make it expect one bar and there are thousands.
 _SPLIT_FACTOR: Final = """
     SELECT source, ticker, first_session, before_session, factor
     FROM (
@@ -44,7 +46,8 @@ _SPLIT_FACTOR: Final = """
         ) AS held
         WINDOW latest_first AS (PARTITION BY source, ticker, held_since ORDER BY execution_date DESC)
     ) AS spans
-    WHERE first_session < before_session"""
+    WHERE first_session < before_session
+    ORDER BY before_session"""
 
 _BAR_ADJUSTED: Final = """
     SELECT b.ticker, b.timeframe, b.session, b.ts,
@@ -123,7 +126,8 @@ _DIVIDEND_FACTOR: Final = f"""
             ORDER BY b.ts DESC LIMIT 1)
     ) AS paid
     WHERE cash < before_ex
-    WINDOW latest_first AS (PARTITION BY source, ticker, held_since ORDER BY ex_date DESC)"""  # noqa: S608  (fixed text)
+    WINDOW latest_first AS (PARTITION BY source, ticker, held_since ORDER BY ex_date DESC)
+    ORDER BY before_session"""  # noqa: S608  (fixed text)
 
 _BAR_TOTAL_RETURN: Final = f"""
     SELECT b.ticker, b.session, b.ts, b.close,
@@ -151,7 +155,8 @@ _LAST: Final = """
         WHERE r.source = l.source AND r.ticker = l.ticker AND r.first_day > l.first_day
           AND NOT EXISTS (
             SELECT FROM ticker_history n
-            WHERE n.source = r.source AND n.instrument_id = r.instrument_id AND n.first_day > r.first_day))"""
+            WHERE n.source = r.source AND n.instrument_id = r.instrument_id AND n.first_day > r.first_day))
+    ORDER BY l.instrument_id"""
 
 # A split on the day of a rename may be listed under the old ticker, the new one, or both; it is one split.
 _INSTRUMENT_FACTOR: Final = f"""
@@ -173,7 +178,8 @@ _INSTRUMENT_FACTOR: Final = f"""
                      WHERE n.source = h.source AND n.ticker = h.ticker AND n.first_day = h.end_day)))
     ) AS listed
     WHERE listing = 1
-    WINDOW latest_first AS (PARTITION BY source, ticker, instrument_id ORDER BY execution_date DESC)"""  # noqa: S608
+    WINDOW latest_first AS (PARTITION BY source, ticker, instrument_id ORDER BY execution_date DESC)
+    ORDER BY before_session"""  # noqa: S608  (fixed text)
 
 _BAR_HISTORY: Final = f"""
     SELECT l.ticker, l.instrument_id, b.ticker AS traded_as, b.timeframe, b.session, b.ts,

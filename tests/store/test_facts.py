@@ -416,7 +416,13 @@ def test_a_later_holder_ends_the_earlier_ones_tenure(store: Store) -> None:
     assert tell(facts, Held("T", "A", y(2010))) == 0, "told again, it ends there still"
     tell(facts, Held("T", "C", y(2018)))
     assert held(facts) == [("A", "T", 2010, 2018), ("C", "T", 2018, None)], "of two since one day, the last told of"
-    query(store, "SELECT 1")
+
+
+def test_a_first_load_is_known_to_the_planner(store: Store) -> None:
+    statement = "SELECT reltuples FROM pg_class WHERE relname = 'ticker_history'"
+    assert tell(store.facts, *(Held(f"T{n}", f"I{n}", y(2010)) for n in range(99))) == 99
+    assert tell(store.facts, *(Held(f"U{n}", f"J{n}", y(2010)) for n in range(100))) == 100
+    assert query(store, statement) == [(199,)]
 
 
 def test_sources_know_their_own_tickers_only(store: Store) -> None:

@@ -134,7 +134,8 @@ CREATE = (
         ) AS held
         WINDOW latest_first AS (PARTITION BY source, ticker, held_since ORDER BY execution_date DESC)
     ) AS spans
-    WHERE first_session < before_session""",
+    WHERE first_session < before_session
+    ORDER BY before_session""",
     """CREATE OR REPLACE VIEW bar_adjusted AS
     SELECT b.ticker, b.timeframe, b.session, b.ts,
         b.open * COALESCE(f.factor, 1) AS open,
@@ -202,6 +203,7 @@ CREATE = (
     ) AS paid
     WHERE cash < before_ex
     WINDOW latest_first AS (PARTITION BY source, ticker, held_since ORDER BY ex_date DESC)
+    ORDER BY before_session
     ) AS d ON d.source = b.source AND d.ticker = b.ticker
         AND b.session >= d.first_session AND b.session < d.before_session
     WHERE b.timeframe = '1d'""",
@@ -220,6 +222,7 @@ CREATE = (
           AND NOT EXISTS (
             SELECT FROM ticker_history n
             WHERE n.source = r.source AND n.instrument_id = r.instrument_id AND n.first_day > r.first_day))
+    ORDER BY l.instrument_id
     ) AS l
     JOIN ticker_history h ON h.source = l.source AND h.instrument_id = l.instrument_id
     JOIN bar b ON b.source = h.source AND b.ticker = h.ticker
@@ -244,6 +247,7 @@ CREATE = (
           AND NOT EXISTS (
             SELECT FROM ticker_history n
             WHERE n.source = r.source AND n.instrument_id = r.instrument_id AND n.first_day > r.first_day))
+    ORDER BY l.instrument_id
         ) AS l
         JOIN ticker_history h ON h.source = l.source AND h.instrument_id = l.instrument_id
         JOIN split s ON s.source = h.source AND s.ticker = h.ticker AND s.execution_date >= h.first_day
@@ -254,6 +258,7 @@ CREATE = (
     ) AS listed
     WHERE listing = 1
     WINDOW latest_first AS (PARTITION BY source, ticker, instrument_id ORDER BY execution_date DESC)
+    ORDER BY before_session
     ) AS f ON f.source = l.source AND f.ticker = l.ticker AND f.instrument_id = l.instrument_id
         AND b.session >= f.first_session AND b.session < f.before_session
     UNION ALL
@@ -296,7 +301,8 @@ RETURNS SETOF split_factor LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC
         ) AS held
         WINDOW latest_first AS (PARTITION BY source, ticker, held_since ORDER BY execution_date DESC)
     ) AS spans
-    WHERE first_session < before_session;
+    WHERE first_session < before_session
+    ORDER BY before_session;
 END""",
     """CREATE OR REPLACE FUNCTION split_factor_as_of(day date)
 RETURNS SETOF split_factor LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC

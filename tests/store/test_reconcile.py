@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +15,6 @@ from blocks import FIRST, JUDGE, LAST, SESSIONS, answered, bars, days, query, ra
 from closingbell.bars import Bars
 from closingbell.cells import Cells, Gap, Watermark, accounted
 from closingbell.errors import ConfigurationError, NotEntitledError, NotYetPublishedError, RetryableError
-from closingbell.sources.base import Split
 from closingbell.store import Store
 from closingbell.store.records import as_run_id
 
@@ -248,42 +247,6 @@ def test_the_last_run_of_a_flow(store: Store) -> None:
 def test_an_id_that_is_none_is_refused_readably() -> None:
     with pytest.raises(ConfigurationError, match=r"not a run's id: 'nonsense'. closingbell status"):
         as_run_id("nonsense")
-
-
-# -- splits ----------------------------------------------------------------------------------------------------------
-
-
-def test_splits_are_written_once_and_corrected(store: Store) -> None:
-    facts = store.facts
-    day = date(2024, 6, 10)
-    nvda, fraction = Split("NVDA", day, 1, 10, "a"), Split("GE", day, 1.5, 1, None)
-    assert facts.splits_seen("polygon") is None
-    assert facts.store_splits(uuid4(), "polygon", [nvda, fraction], date(2024, 1, 1), day) == 2
-    assert facts.splits_seen("polygon") == (date(2024, 1, 1), day)
-    before = query(store, "SELECT xmin::text, * FROM split ORDER BY ticker")
-    assert facts.store_splits(uuid4(), "polygon", [nvda, fraction], day, date(2024, 7, 1)) == 0
-    assert query(store, "SELECT xmin::text, * FROM split ORDER BY ticker") == before
-    assert facts.splits_seen("polygon") == (date(2024, 1, 1), date(2024, 7, 1))
-
-    assert facts.store_splits(uuid4(), "polygon", [Split("NVDA", day, 1, 20, "a")], day, day) == 1
-    assert facts.splits_seen("polygon") == (date(2024, 1, 1), date(2024, 7, 1)), "a look never shrinks the span"
-    assert query(store, "SELECT ticker, split_from, split_to, vendor_id FROM split ORDER BY 1") == [
-        ("GE", 1.5, 1.0, None),
-        ("NVDA", 1.0, 20.0, "a"),
-    ]
-
-
-def test_a_split_listed_twice_is_taken_once(store: Store) -> None:
-    day = date(2024, 6, 10)
-    twice = [Split("NVDA", day, 1, 2, "early"), Split("NVDA", day, 1, 10, "late")]
-    assert store.facts.store_splits(uuid4(), "polygon", twice, day, day) == 1
-    assert query(store, "SELECT split_to, vendor_id FROM split") == [(10.0, "late")]
-
-
-def test_no_splits_are_an_answer_too(store: Store) -> None:
-    assert store.facts.store_splits(uuid4(), "polygon", [], date(2024, 1, 1), date(2024, 1, 5)) == 0
-    assert store.facts.splits_seen("polygon") == (date(2024, 1, 1), date(2024, 1, 5))
-    assert store.facts.splits_seen("other") is None
 
 
 def test_bars_of_one_block_may_have_unused_tickers(store: Store) -> None:

@@ -45,7 +45,7 @@ class Damage:
     Attributes:
         lost: cells inside a watermark with neither a bar nor a gap.
         contradicted: cells with both.
-        orphans: tickers with bars or gaps and no watermark, and the sessions from the first to the last of these.
+        orphans: tickers that lost their watermark, and what it spanned.
     """
 
     lost: tuple[Cell, ...] = ()

@@ -118,8 +118,11 @@ def inside(marks: Mapping[str, Watermark]) -> list[Cells]:
 def orphans(
     connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str] | None = None
 ) -> dict[str, Watermark]:
-    """Tickers with bars or gaps and no watermark, of these or of all: from the first to the last session of either."""
-    found: dict[str, Watermark] = {}
+    """Tickers that lost their watermark, of these or of all, and what it spanned.
+
+    They have bars or gaps, or a run that came to its end had asked for them.
+    """
+    spans: list[tuple[str, date, date]] = []
     for table in (bar, gap):
         marked = sa.exists().where(
             watermark.c.source == source, watermark.c.timeframe == timeframe, watermark.c.ticker == table.c.ticker
@@ -131,10 +134,21 @@ def orphans(
         )
         if tickers is not None:
             query = query.where(table.c.ticker.in_(tickers))
-        for ticker, first, last in connection.execute(query):
-            known = found.get(ticker, Watermark(first, last))
-            found[ticker] = Watermark(min(first, known.first), max(last, known.last))
-    return found
+        spans += connection.execute(query).tuples()
+    names = None if tickers is None else list(tickers)
+    asked = {"source": source, "timeframe": timeframe, "tickers": names}
+    spans += connection.execute(sql.ASKED, asked).tuples()
+    found: dict[str, Watermark] = {}
+    for ticker, first, last in spans:
+        known = found.get(ticker, Watermark(first, last))
+        found[ticker] = Watermark(min(first, known.first), max(last, known.last))
+    return {ticker: mark for ticker, span in found.items() if (mark := _on_sessions(ticker, span))}
+
+
+def _on_sessions(ticker: str, span: Watermark) -> Watermark | None:
+    """The same from session to session; None if there is none in it."""
+    sessions = calendar_for(asset_class(ticker)).sessions(span.first, span.last)
+    return Watermark(sessions[0].item(), sessions[-1].item()) if len(sessions) else None
 
 
 def mend(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, damage: Damage, at: datetime) -> None:

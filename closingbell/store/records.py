@@ -165,7 +165,7 @@ class Records:
     ) -> tuple[Reconciliation, Damage]:
         """The sums inside all watermarks, those that were lost put back; and what is wrong."""
         unmarked = None if tickers is None else [ticker for ticker in tickers if ticker not in marks]
-        orphans = audit.orphans(connection, source, timeframe, unmarked)
+        orphans = {} if unmarked == [] else audit.orphans(connection, source, timeframe, unmarked)
         sums = audit.examine(connection, source, timeframe, audit.inside({**marks, **orphans}))
         return sums, replace(sums.damage, orphans=orphans)
 

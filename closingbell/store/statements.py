@@ -123,6 +123,20 @@ CLOSE_CONTRADICTED: Final = sa.text(f"""
       AND gap.ticker = cell.ticker AND gap.session = cell.session AND {_HAS_BAR}
 """)  # noqa: S608  (fixed text, no value in it)
 
+#: Tickers without a watermark though a run that came to its end had asked for them: from when to when it did.
+ASKED: Final = sa.text("""
+    SELECT of.ticker,
+        min(CAST(COALESCE(asked -> 'limits' -> of.ticker ->> 0, asked ->> 'start') AS date)),
+        max(CAST(COALESCE(asked -> 'limits' -> of.ticker ->> 1, asked ->> 'end') AS date))
+    FROM run CROSS JOIN LATERAL jsonb_array_elements_text(asked -> 'tickers') AS of (ticker)
+    WHERE run.source = :source AND run.timeframe = :timeframe AND run.flow = 'ingest'
+      AND run.state IN ('Completed', 'PartiallyCompleted')
+      AND (CAST(:tickers AS text[]) IS NULL OR of.ticker = ANY(:tickers))
+      AND NOT EXISTS (SELECT FROM watermark WHERE watermark.source = run.source
+                      AND watermark.timeframe = run.timeframe AND watermark.ticker = of.ticker)
+    GROUP BY of.ticker
+""")
+
 #: A lost cell is ``pending``, unless somebody stored its bar or its gap in the meantime.
 REOPEN: Final = sa.text("""
     INSERT INTO gap (source, ticker, timeframe, session, reason, attempts, updated_at, run_id)

@@ -83,6 +83,8 @@ def nights(
     prefect_api: str, database_url: str, market: MarketProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Nights:
     """Nights on the shared market, its clock at :data:`NOW`, at an ample quota."""
+    # A flow in this process waits for its heartbeat's thread, which looks up once a second.
+    monkeypatch.setattr("prefect.flow_engine.BaseFlowRunEngine.heartbeat_seconds", None)
     market.clear_calls()
     market.clear_faults()
     market.set_now(datetime.fromisoformat(NOW))

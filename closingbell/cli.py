@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import date
@@ -285,6 +285,8 @@ def universe(name: str, as_json: bool) -> None:
 
 
 def _ticker_lines(known: Mapping[str, Any]) -> Iterator[str]:
+    from closingbell.store.records import described
+
     yield known["ticker"]
     if not known["watermarks"]:
         yield "  nothing is known of it"
@@ -294,12 +296,28 @@ def _ticker_lines(known: Mapping[str, Any]) -> Iterator[str]:
             f"  {mark['source']} {mark['timeframe']}  {mark['first_session']} to {mark['last_session']}"
             f" accounted for, {bars:,} bars"
         )
-    for gap in known["gaps"]:
-        yield f"  gap  {gap['session']}  {gap['reason']}  {gap['last_error'] or ''}".rstrip()
-    for row in known["quarantine"]:
-        yield f"  quarantine  {row['session']}  {row['rule']}"
-    for row in known["revisions"]:
-        yield f"  revision  {row['session']}  close {row['old_close']} -> {row['new_close']}"
+    for held in known["held_by"]:
+        until = f"until {held['end_day']}" if held["end_day"] else "on"
+        yield f"  held by     {held['name'] or held['instrument_id']} from {held['first_day']} {until}"
+    told: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+        "gaps": ("gap", lambda row: f"{row['session']}  {row['reason']}  {row['last_error'] or ''}".rstrip()),
+        "quarantine": ("quarantine", lambda row: f"{row['session']}  {row['rule']}"),
+        "revisions": ("revision", lambda row: f"{described(row).partition(' ')[2]}  seen {row['seen_at']:%Y-%m-%d}"),
+        "splits": ("split", lambda row: f"{row['execution_date']}  {row['split_from']:g} for {row['split_to']:g}"),
+        "split_revisions": ("split was", _split_was),
+        "dividends": ("dividend", lambda row: f"{row['ex_date']}  {row['cash_amount']:g} {row['currency']}"),
+    }
+    for name, (word, line) in told.items():
+        yield from (f"  {word:<10}  {line(row)}" for row in known[name])
+        if more := known["counts"][name] - len(known[name]):
+            yield f"  {word:<10}  and {more:,} before"
+
+
+def _split_was(row: Mapping[str, Any]) -> str:
+    """What was known of a split, and since when no longer."""
+    new = f"{row['new_split_from']:g} for {row['new_split_to']:g}" if row["new_split_to"] else "taken back"
+    old = f"{row['old_split_from']:g} for {row['old_split_to']:g}"
+    return f"{row['execution_date']}  {old} until {row['seen_at']:%Y-%m-%d}, then {new}"
 
 
 def _overview_lines(whole: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -305,7 +305,14 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     if report["expected_cells"]:
         told.append(f"cells   {report['expected_cells']:,} expected = {cells}")
         told.append(f"bars    {report['inserted']:,} inserted, {report['rewritten']:,} rewritten")
-    facts = [f"{report[name]:,} {name}" for name in ("splits", "dividends", "names") if report[name]]
+    if report["asked"].get("compare"):
+        differ, absent = report["rewritten"], len(report["absent"])
+        told.append(f"compared  {report['plan']['cells']:,} cells: {differ:,} bars differed, {absent:,} were not there")
+    facts = [
+        f"{count:,} {name if count != 1 else name[:-1]}"
+        for name in ("splits", "dividends", "names")
+        if (count := report[name])
+    ]
     if facts:
         told.append(f"facts   {', '.join(facts)} new or changed")
     if report["barless"]:

@@ -93,7 +93,9 @@ def main(local: str | None) -> None:
     from prefect.client.orchestration import get_client
 
     with contextlib.suppress(ImportError):  # loading them takes as long as a server takes to start
+        import flows.facts
         import flows.ingest
+        import flows.reconcile
         import flows.retry_failed  # noqa: F401
     try:
         deadline = time.monotonic() + START_SECONDS

@@ -26,6 +26,7 @@ from closingbell.store import statements as sql
 from closingbell.store.audit import Reconciliation
 from closingbell.store.faults import transaction
 from closingbell.store.schema import bar, gap, quarantine, revision, run, watermark
+from closingbell.store.ticker import of_ticker
 
 
 class Records:
@@ -307,50 +308,9 @@ class Records:
         }
 
     def of_ticker(self, ticker: str, limit: int = 10) -> Mapping[str, Any]:
-        """What is known of one ticker: watermarks, gaps by reason, quarantine and revisions, newest first."""
+        """What is known of one ticker; see :func:`closingbell.store.ticker.of_ticker`."""
         with transaction(self._engine) as connection:
-
-            def rows(query: sa.Select[Any]) -> list[dict[str, Any]]:
-                return [dict(row) for row in connection.execute(query).mappings()]
-
-            return {
-                "ticker": ticker,
-                "watermarks": rows(
-                    sa.select(
-                        watermark.c.source, watermark.c.timeframe, watermark.c.first_session, watermark.c.last_session
-                    ).where(watermark.c.ticker == ticker)
-                ),
-                "bars": rows(
-                    sa.select(bar.c.timeframe, sa.func.count().label("bars"))
-                    .where(bar.c.ticker == ticker)
-                    .group_by(bar.c.timeframe)
-                ),
-                "gaps": rows(
-                    sa.select(gap.c.session, gap.c.reason, gap.c.attempts, gap.c.last_error)
-                    .where(gap.c.ticker == ticker)
-                    .order_by(gap.c.session.desc())
-                    .limit(limit)
-                ),
-                "quarantine": rows(
-                    sa.select(quarantine.c.session, quarantine.c.rule)
-                    .where(quarantine.c.ticker == ticker)
-                    .order_by(quarantine.c.ts.desc())
-                    .limit(limit)
-                ),
-                "revisions": rows(
-                    sa.select(
-                        revision.c.session,
-                        revision.c.old_close,
-                        revision.c.new_close,
-                        revision.c.old_volume,
-                        revision.c.new_volume,
-                        revision.c.seen_at,
-                    )
-                    .where(revision.c.ticker == ticker)
-                    .order_by(revision.c.revision_id.desc())
-                    .limit(limit)
-                ),
-            }
+            return of_ticker(connection, ticker, limit)
 
 
 def _marks(

@@ -162,7 +162,8 @@ def test_one_ticker(filled: Store) -> None:
     assert known["bars"] == [{"timeframe": "1d", "bars": 7}]
     assert [row["first_session"] for row in known["watermarks"]] == [SESSIONS[0].item()]
     assert [row["reason"] for row in known["gaps"]] == ["empty", "empty", "quarantined"]
-    assert known["quarantine"] == [{"session": SESSIONS[4].item(), "rule": "ohlc_order"}]
+    assert [(row["session"], row["rule"]) for row in known["quarantine"]] == [(SESSIONS[4].item(), "ohlc_order")]
+    assert (known["counts"]["gaps"], known["counts"]["revisions"]) == (3, 1)
     [revision] = known["revisions"]
     assert (revision["old_close"], revision["new_close"]) == (100.1, 105.1)
     assert filled.records.of_ticker("msft")["bars"] == []

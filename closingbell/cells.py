@@ -42,7 +42,7 @@ class Gap:
         ticker: as the vendor writes it.
         session: a date of its calendar.
         reason: one of :data:`REASONS`.
-        attempts: calls made in vain.
+        attempts: calls made in vain; of an answer (``empty``, ``unentitled``, ``quarantined``), how often it was given.
         last_error: what the vendor or the network said last.
         asked_at: the instant of the last of those calls, aware, UTC; None where nobody kept it.
     """

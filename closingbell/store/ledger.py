@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from closingbell.bars import Bars
 from closingbell.cells import ABSENT, REASONS, RETRYABLE, Cells, Days, Gap, Ledger, Watermark, accounted
-from closingbell.healing import is_due
+from closingbell.healing import AGAIN, is_due
 from closingbell.outcome import Outcome
 from closingbell.plan import MarketDay
 
@@ -132,15 +132,22 @@ class Settlement:
     def _open(self, ticker: str, session: date, reason: str, error: str | None) -> None:
         """Say why a cell has no bar. A call that failed does not unsay what an answer once said.
 
-        ``attempts`` counts the calls made in vain; an answer that is known (``empty``) counts again only in its time.
+        ``attempts`` counts the calls made in vain; of an answer, how often it was given. One that is known counts again
+        only in its time.
         """
         old, last_error = self.gaps.get((ticker, session)), _text(error)
         attempts = old.attempts if old else 0
         if old:
-            known = (old.reason, old.last_error) == (reason, last_error)
-            stands = known and (reason == "pending" or not (reason in RETRYABLE or is_due(old, self.at)))
-            if stands or _WEIGHT[reason] < _WEIGHT[old.reason]:
+            again = is_due(old, self.at)
+            if old.reason == reason and reason not in ("failed", "unpublished") and not again:
                 return
+            if _WEIGHT[reason] < _WEIGHT[old.reason]:
+                if reason in RETRYABLE or not again:
+                    return
+                # A refusal does not unsay an answer, but it was asked for: else it would be again every night.
+                reason, last_error = old.reason, old.last_error
+            if reason in AGAIN and reason != old.reason:
+                attempts = 0
         self.gaps[ticker, session] = Gap(ticker, session, reason, attempts + (reason != "pending"), last_error, self.at)
 
     def _extend(self, ticker: str, sessions: Days) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from closingbell.bars import BAR, Bars
 from closingbell.calendar import calendar_for
 from closingbell.cells import Gap, Watermark
+from closingbell.healing import is_due
 from closingbell.outcome import Outcome
 from closingbell.plan import TickerRange
 from closingbell.quality import Verdict
@@ -139,8 +140,10 @@ class Model:
         elif old is None:
             self.gaps[cell] = (reason, int(reason != "pending"), answer.error)
         elif strength(reason) >= strength(old[0]):
-            says_more = reason in ("failed", "unpublished") or (reason, answer.error) != (old[0], old[2])
-            self.gaps[cell] = (reason, old[1] + int(says_more and reason != "pending"), answer.error)
+            if reason in ("failed", "unpublished"):
+                self.gaps[cell] = (reason, old[1] + 1, answer.error)
+            elif reason != old[0]:
+                self.gaps[cell] = (reason, 1, answer.error)
 
 
 def strength(reason: str) -> int:
@@ -205,6 +208,32 @@ def test_an_answer_that_stands_is_counted_again_only_in_its_time() -> None:
         database.at = AT + timedelta(days=days)
         gap = settled(empty, database=database).gaps["AAPL", DATES[3]]
         assert (gap.attempts, gap.asked_at) == (attempts, AT + timedelta(days=asked))
+
+
+def test_an_answer_after_failures_is_the_first_of_its_kind() -> None:
+    """Else a bad night would put the next question off for a year."""
+    failures = [failed(3)] * 4
+    empty = Answer(("AAPL",), (3,), frozenset(), frozenset(), "empty", None, False)
+    bad = Answer(("AAPL",), (3,), frozenset(), frozenset({(0, 0)}), "empty", None, False)
+    assert settled(*failures, empty).gaps["AAPL", DATES[3]].attempts == 1
+    assert settled(*failures, empty, bad).gaps["AAPL", DATES[3]] == Gap("AAPL", DATES[3], "quarantined", 1, None, AT)
+
+
+def test_an_answer_in_other_words_is_the_same() -> None:
+    unknown = failed(3, reason="empty", error="Ticker not found.")
+    for again in (Answer(("AAPL",), (3,), frozenset(), frozenset(), "empty", None, False), unknown):
+        gap = settled(unknown, again).gaps["AAPL", DATES[3]]
+        assert (gap.attempts, gap.last_error) == (1, "Ticker not found.")
+
+
+@pytest.mark.parametrize(("refusal", "asked_again"), [("unentitled", False), ("failed", True), ("unpublished", True)])
+def test_a_refusal_puts_the_next_question_off_but_unsays_no_answer(refusal: str, asked_again: bool) -> None:
+    """A plan's history moves on; what was found empty at its far end would else cost a call every night, for ever."""
+    database = settled(Answer(("AAPL",), (3,), frozenset(), frozenset(), "empty", None, False))
+    database.at = AT + timedelta(days=31)
+    gap = settled(failed(3, reason=refusal, error="no"), database=database).gaps["AAPL", DATES[3]]
+    assert (gap.reason, gap.last_error) == ("empty", None)
+    assert is_due(gap, database.at + timedelta(days=1)) == asked_again
 
 
 def test_a_market_day_that_lacks_it_again_is_such_an_answer_too() -> None:

@@ -115,7 +115,7 @@ def former(tickers: Sequence[str], known: Sequence[Tenure]) -> dict[str, tuple[T
             continue
         held = max(holders[ticker], key=lambda tenure: tenure.first)
         whole = sorted(instruments[held.instrument_id], key=lambda tenure: tenure.first)
-        if held is whole[-1] and held.end is not None:
+        if held == whole[-1] and held.end is not None:
             continue  # nothing came after it but another holder of the ticker
         earlier = tuple(t for t in whole if t.first < held.first and t.ticker != ticker)
         if earlier:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from itertools import groupby, pairwise
 from random import Random
@@ -158,6 +159,7 @@ def test_leaving_the_index_is_not_losing_the_ticker(other: Membership | None, en
     found = proven([member("A", 0, 10), member("B", 10, 20), *([other] if other else [])])
     assert spans(found) == [("A", 0, 10), ("B", 10, end)]
     assert former(["B"], found) == ({} if end else {"B": found[:1]})
+    assert bool(former(["B"], [*found, *map(replace, found)])) == (not end), "told twice, by the store and the list"
 
 
 def test_who_comes_back_and_is_renamed_again_is_two_chains() -> None:

@@ -44,7 +44,7 @@ class Damage:
 
     Attributes:
         lost: cells inside a watermark with neither a bar nor a gap.
-        contradicted: cells with both.
+        contradicted: cells with both, and the bar of the same vendor.
         orphans: tickers that lost their watermark, and what it spanned.
     """
 

@@ -34,6 +34,7 @@ class Context:
 
     Attributes:
         store: where stored bars are.
+        source: the vendor of the run; another one's bars are no measure for its own.
         timeframe: of the run's bars.
         known: tickers that had bars before the run.
         splits: the known splits of each ticker.
@@ -43,6 +44,7 @@ class Context:
     """
 
     store: Store
+    source: str
     timeframe: str
     known: frozenset[str]
     splits: Mapping[str, Sequence[Split]]
@@ -57,7 +59,7 @@ class Context:
             return Bars((), timeframe=self.timeframe)
         first: date = bars.rows["session"].min().item()
         last: date = bars.rows["session"].max().item()
-        return self.store.records.series(self.timeframe, names, first - NEAR, last + NEAR)
+        return self.store.records.series(self.source, self.timeframe, names, first - NEAR, last + NEAR)
 
     def splits_of(self, call: Call) -> list[Split]:
         """The known splits of a call's tickers."""

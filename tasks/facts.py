@@ -86,6 +86,8 @@ def _traded(tenure: Tenure, resources: Resources) -> list[date]:
     found: list[date] = []
     for day in (tenure.first, tenure.end):
         if day:
-            near = resources.store.records.series("1d", (tenure.ticker,), day - 2 * NEAR, day + NEAR)
+            near = resources.store.records.series(
+                resources.settings.source, "1d", (tenure.ticker,), day - 2 * NEAR, day + NEAR
+            )
             found += near.rows["session"].tolist()
     return sorted(set(found))

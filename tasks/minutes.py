@@ -24,7 +24,7 @@ def compare_minutes(cell: Cell) -> list[str]:
     """Fetch one session's minutes of one ticker, roll them up, and say where the stored daily bar differs."""
     resources, (ticker, session) = current(), cell
     minutes = resources.source.fetch_range(ticker, session, session, "1m")
-    daily: Bars = resources.store.records.series("1d", (ticker,), session, session)
+    daily: Bars = resources.store.records.series(resources.settings.source, "1d", (ticker,), session, session)
     return [str(found) for found in differences(daily, roll_up(minutes))]
 
 

@@ -60,7 +60,9 @@ class Resources:
         for split in self.store.facts.splits(request.source, request.tickers):
             splits.setdefault(split.ticker, []).append(split)
         known = self.store.records.tickers(request.source, request.timeframe)
-        self._context = Context(self.store, request.timeframe, frozenset(known), splits, night.plan.market_days)
+        self._context = Context(
+            self.store, request.source, request.timeframe, frozenset(known), splits, night.plan.market_days
+        )
 
     def uncounted_calls(self) -> int:
         """HTTP attempts since this was last asked, so that each is added to the run's counter once."""

@@ -43,7 +43,7 @@ def sweep_up(work: Work, calls: Sequence[object], resources: Resources) -> Tally
         first, last = min(call.session for call in days), max(call.session for call in days)
         names = list(dict.fromkeys(ticker for call in days for ticker in tickers(call)))
         for together in batches(names, _TOGETHER):
-            bars = resources.store.records.series(work.timeframe, together, first - NEAR, last + NEAR)
+            bars = resources.store.records.series(work.source, work.timeframe, together, first - NEAR, last + NEAR)
             found, rules = _odd(bars, context.splits, first - _EARLIER, last)
             _take_out(found, rules, work, resources, tally)
     tally.spend("checks", time.perf_counter() - begun)

@@ -33,7 +33,7 @@ class Reconciliation:
     Attributes:
         expected: cells asked for.
         stored: cells that have a bar.
-        gaps: cells that have none, by reason.
+        gaps: cells that have none of this vendor, by reason.
         damage: the cells that have neither a bar nor a gap, or both, and tickers that lost their watermark.
         barless: tickers of which not one cell has a bar: more often a typing error than a fact.
     """
@@ -82,8 +82,9 @@ def examine(connection: sa.Connection, source: str, timeframe: str, grids: Seque
         wanted = cells.mask.sum(axis=1)
         bars = _bars(connection, timeframe, cells)
         gaps = _gaps(connection, source, timeframe, cells)
-        both = _both(connection, source, timeframe, cells)
-        off = np.flatnonzero((bars + sum(gaps.values(), np.zeros_like(bars)) != wanted) | (both > 0))
+        both, own = _both(connection, source, timeframe, cells)
+        bars -= both  # what this vendor answered stands beside another one's bar
+        off = np.flatnonzero((bars + sum(gaps.values(), np.zeros_like(bars)) != wanted) | (own > 0))
         expected += int(wanted.sum())
         right = np.ones(len(wanted), np.bool_)
         right[off] = False
@@ -218,10 +219,15 @@ def _gaps(connection: sa.Connection, source: str, timeframe: str, cells: Cells) 
     return {reason: _counts(cells, counted) for reason, counted in by_reason.items()}
 
 
-def _both(connection: sa.Connection, source: str, timeframe: str, cells: Cells) -> NDArray[np.int64]:
-    """How many sessions between the first and the last one asked have a gap although there is a bar; shape (n,)."""
+def _both(
+    connection: sa.Connection, source: str, timeframe: str, cells: Cells
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many sessions between the first and the last one asked have a gap although there is a bar, and how many
+    although there is one of this vendor; each of shape (n,)."""
     key = {"source": source, "timeframe": timeframe}
-    return _counts(cells, connection.execute(sql.COUNT_BOTH, {**key, **_spans(cells)}).tuples().all())
+    rows = connection.execute(sql.COUNT_BOTH, {**key, **_spans(cells)}).all()
+    both = _counts(cells, [(ticker, count) for ticker, count, _ in rows])
+    return both, _counts(cells, [(ticker, count) for ticker, _, count in rows])
 
 
 def _looked_at(connection: sa.Connection, source: str, timeframe: str, cells: Cells) -> Reconciliation:
@@ -229,11 +235,12 @@ def _looked_at(connection: sa.Connection, source: str, timeframe: str, cells: Ce
     first, last = cells.sessions[0].item(), cells.sessions[-1].item()
     near = bar.c.ts.between(_midnight(first) - _NEAR, _midnight(last) + _NEAR)
     stored = connection.execute(
-        sa.select(bar.c.ticker, bar.c.session)
+        sa.select(bar.c.ticker, bar.c.session, bar.c.source == source)
         .where(bar.c.timeframe == timeframe, bar.c.ticker.in_(cells.tickers), near)
         .distinct()
-    )
-    has_bar = mask_of(cells, [(ticker, session) for ticker, session in stored])
+    ).all()
+    has_bar = mask_of(cells, [(ticker, session) for ticker, session, _ in stored])
+    has_own = mask_of(cells, [(ticker, session) for ticker, session, own in stored if own])
     rows = connection.execute(
         sa.select(gap.c.ticker, gap.c.session, gap.c.reason).where(
             gap.c.source == source,
@@ -248,7 +255,8 @@ def _looked_at(connection: sa.Connection, source: str, timeframe: str, cells: Ce
     masks = {reason: mask_of(cells, of_reason) & cells.mask for reason, of_reason in by_reason.items()}
     has_gap = np.logical_or.reduce([np.zeros_like(cells.mask), *masks.values()])
     lost = _cells(cells, cells.mask & ~has_bar & ~has_gap)
-    contradicted = _cells(cells, cells.mask & has_bar & has_gap)
+    contradicted = _cells(cells, cells.mask & has_own & has_gap)
+    has_bar &= has_own | ~has_gap
     with_bar = np.asarray((has_bar & cells.mask).any(axis=1))
     barless = tuple(ticker for ticker, some in zip(cells.tickers, with_bar, strict=True) if not some)
     return Reconciliation(

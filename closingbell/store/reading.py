@@ -23,7 +23,7 @@ _SERIES: Final = """
         SELECT CAST(named.n - 1 AS integer), bar.session, bar.ts, bar.open, bar.high, bar.low, bar.close, bar.volume,
             coalesce(bar.vwap, 'NaN'), coalesce(bar.trades, -1)
         FROM unnest(CAST(%(tickers)s AS text[])) WITH ORDINALITY AS named (ticker, n)
-        JOIN bar ON bar.ticker = named.ticker AND bar.timeframe = %(timeframe)s
+        JOIN bar ON bar.ticker = named.ticker AND bar.timeframe = %(timeframe)s AND bar.source = %(source)s
             AND bar.ts BETWEEN %(lo)s AND %(hi)s AND bar.session BETWEEN %(first)s AND %(last)s
         ORDER BY named.n, bar.ts
     ) TO STDOUT (FORMAT binary)
@@ -38,14 +38,15 @@ _FIELDS: Final = (
 )
 
 
-def series(engine: sa.Engine, timeframe: str, tickers: Sequence[str], first: date, last: date) -> Bars:
-    """The stored bars of some tickers from session ``first`` to session ``last``, by ticker and ``ts``.
+def series(engine: sa.Engine, source: str, timeframe: str, tickers: Sequence[str], first: date, last: date) -> Bars:
+    """A vendor's stored bars of some tickers from session ``first`` to session ``last``, by ticker and ``ts``.
 
     Raises:
         ClosingbellError: what the database refuses or fails to do, see :mod:`closingbell.store.faults`.
     """
     values = {
         "tickers": list(tickers),
+        "source": source,
         "timeframe": timeframe,
         "first": first,
         "last": last,

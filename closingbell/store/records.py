@@ -246,9 +246,9 @@ class Records:
             found = connection.execute(sql.OWNERS, values).first()
         return str(found[0]) if found and found[1] >= at_least else None
 
-    def series(self, timeframe: str, tickers: Sequence[str], first: date, last: date) -> Bars:
-        """The stored bars of some tickers from session ``first`` to session ``last``, by ticker and ``ts``."""
-        return reading.series(self._engine, timeframe, tickers, first, last)
+    def series(self, source: str, timeframe: str, tickers: Sequence[str], first: date, last: date) -> Bars:
+        """A vendor's stored bars of some tickers from session ``first`` to session ``last``, by ticker and ``ts``."""
+        return reading.series(self._engine, source, timeframe, tickers, first, last)
 
     def tickers(self, source: str, timeframe: str) -> tuple[str, ...]:
         """Every ticker that the ledger knows, in order."""

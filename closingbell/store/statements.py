@@ -107,48 +107,60 @@ COUNT_GAPS: Final = sa.text(f"""
 
 _HAS_BAR = """
     EXISTS (SELECT FROM bar WHERE bar.ticker = gap.ticker AND bar.timeframe = gap.timeframe
-            AND bar.session = gap.session AND bar.ts BETWEEN gap.session - 7 AND gap.session + 7)
+            AND bar.session = gap.session AND bar.ts BETWEEN gap.session - 7 AND gap.session + 7{of_source})
 """
 
+# Another vendor's bar does not unsay what this one answered: only its own contradicts a gap.
+_HAS_OWN_BAR = _HAS_BAR.format(of_source=" AND bar.source = gap.source")
+
+#: Gaps whose cell has a bar of any vendor, and those whose cell has one of their own.
 COUNT_BOTH: Final = sa.text(f"""
-    SELECT gap.ticker, count(*) FROM {_SPANS}
+    SELECT gap.ticker, count(*), count(*) FILTER (WHERE {_HAS_OWN_BAR}) FROM {_SPANS}
     JOIN gap ON gap.source = :source AND gap.timeframe = :timeframe AND gap.ticker = span.ticker
         AND gap.session BETWEEN span.first AND span.last
-    WHERE {_HAS_BAR} GROUP BY gap.ticker
+    WHERE {_HAS_BAR.format(of_source="")} GROUP BY gap.ticker
 """)  # noqa: S608  (fixed text, no value in it)
 
 CLOSE_CONTRADICTED: Final = sa.text(f"""
     DELETE FROM gap USING unnest(CAST(:tickers AS text[]), CAST(:sessions AS date[])) AS cell (ticker, session)
     WHERE gap.source = :source AND gap.timeframe = :timeframe
-      AND gap.ticker = cell.ticker AND gap.session = cell.session AND {_HAS_BAR}
+      AND gap.ticker = cell.ticker AND gap.session = cell.session AND {_HAS_OWN_BAR}
 """)  # noqa: S608  (fixed text, no value in it)
 
-#: Tickers without a watermark though a run that came to its end had asked for them: from when to when it did.
+#: Tickers without a watermark though a run that came to its end had asked for them: from when to when it did. Only
+#: sessions that were over: those of tickers with a prefix, crypto and currencies, are so at midnight UTC.
 ASKED: Final = sa.text("""
-    SELECT of.ticker,
-        min(CAST(COALESCE(asked -> 'limits' -> of.ticker ->> 0, asked ->> 'start') AS date)),
-        max(CAST(COALESCE(asked -> 'limits' -> of.ticker ->> 1, asked ->> 'end') AS date))
+    SELECT ticker, min(first), max(last)
     FROM run CROSS JOIN LATERAL jsonb_array_elements_text(asked -> 'tickers') AS of (ticker)
+    CROSS JOIN LATERAL (
+        SELECT CAST(COALESCE(asked -> 'limits' -> ticker ->> 0, asked ->> 'start') AS date) AS first,
+            LEAST(CAST(COALESCE(asked -> 'limits' -> ticker ->> 1, asked ->> 'end') AS date),
+                  CAST(as_of AT TIME ZONE 'UTC' AS date) - CAST(strpos(ticker, ':') > 0 AS integer)) AS last
+    ) AS span
     WHERE run.source = :source AND run.timeframe = :timeframe AND run.flow = 'ingest'
-      AND run.state IN ('Completed', 'PartiallyCompleted')
+      AND run.state IN ('Completed', 'PartiallyCompleted') AND first <= last
       AND (CAST(:tickers AS text[]) IS NULL OR of.ticker = ANY(:tickers))
       AND NOT EXISTS (SELECT FROM watermark WHERE watermark.source = run.source
                       AND watermark.timeframe = run.timeframe AND watermark.ticker = of.ticker)
-    GROUP BY of.ticker
+    GROUP BY ticker
 """)
 
-#: A lost cell is ``pending``, unless somebody stored its bar or its gap in the meantime.
+#: A lost cell is ``pending``, unless somebody stored its bar or its gap in the meantime, or made the watermark anew
+#: without it.
 REOPEN: Final = sa.text("""
     INSERT INTO gap (source, ticker, timeframe, session, reason, attempts, updated_at, run_id)
     SELECT :source, lost.ticker, :timeframe, lost.session, 'pending', 0, :at, :run_id
     FROM unnest(CAST(:tickers AS text[]), CAST(:sessions AS date[])) AS lost (ticker, session)
     WHERE NOT EXISTS (SELECT FROM bar WHERE bar.ticker = lost.ticker AND bar.timeframe = :timeframe
                       AND bar.session = lost.session AND bar.ts BETWEEN lost.session - 7 AND lost.session + 7)
+      AND EXISTS (SELECT FROM watermark AS mark
+                  WHERE mark.source = :source AND mark.timeframe = :timeframe AND mark.ticker = lost.ticker
+                    AND lost.session BETWEEN mark.first_session AND mark.last_session)
     ON CONFLICT DO NOTHING
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))
 
-#: Bars that were accepted and proved bad: out of ``bar``, into quarantine, their cells gaps, their values kept. One
-#: that somebody rewrote in the meantime stays.
+#: Bars that were accepted and proved bad: out of ``bar``, into quarantine, their values kept, their cells gaps in every
+#: ledger that counts on them. One that somebody rewrote in the meantime stays.
 TAKE_OUT: Final = sa.text("""
     WITH bad AS (
         SELECT * FROM unnest(CAST(:tickers AS text[]), CAST(:instants AS timestamptz[]), CAST(:rules AS text[]),
@@ -174,15 +186,16 @@ TAKE_OUT: Final = sa.text("""
             open, high, low, close, volume, vwap, trades, :run_id, run_id, :at FROM gone
     ), opened AS (
         INSERT INTO gap (source, ticker, timeframe, session, reason, attempts, updated_at, run_id)
-        SELECT DISTINCT source, ticker, timeframe, session, 'quarantined', 1, CAST(:at AS timestamptz),
-            CAST(:run_id AS uuid) FROM gone
-        WHERE source = :source AND NOT EXISTS (
+        SELECT DISTINCT mark.source, gone.ticker, gone.timeframe, gone.session,
+            CASE WHEN mark.source = :source THEN 'quarantined' ELSE 'pending' END,
+            CAST(mark.source = :source AS integer), CAST(:at AS timestamptz), CAST(:run_id AS uuid)
+        FROM gone JOIN watermark AS mark ON mark.ticker = gone.ticker AND mark.timeframe = gone.timeframe
+            AND gone.session BETWEEN mark.first_session AND mark.last_session
+        WHERE NOT EXISTS (
             SELECT FROM bar WHERE bar.ticker = gone.ticker AND bar.timeframe = gone.timeframe
               AND bar.session = gone.session AND bar.ts BETWEEN gone.session - 7 AND gone.session + 7
               AND bar.ts NOT IN (SELECT ts FROM gone AS other WHERE other.ticker = gone.ticker))
-        ON CONFLICT (source, ticker, timeframe, session) DO UPDATE SET
-            reason = excluded.reason, attempts = excluded.attempts, last_error = NULL,
-            updated_at = excluded.updated_at, run_id = excluded.run_id
+        ON CONFLICT DO NOTHING
     )
     SELECT ticker, session, rule FROM gone ORDER BY ticker, ts
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))

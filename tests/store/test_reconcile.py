@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -123,6 +123,29 @@ def test_the_audit_holds_each_watermark(filled: Store) -> None:
     assert (held.expected, held.balanced) == (30, True)
     execute(filled, "DELETE FROM gap WHERE reason = 'pending'")
     assert filled.records.audit()[key].unexplained == {"GONE": 1}
+
+
+def test_what_a_run_asked_for_before_it_was_over_is_not_missed(store: Store) -> None:
+    """Stocks are over in the evening, crypto at midnight UTC: a run in between has the one and not the other."""
+    asked: dict[str, Any] = {"source": "polygon", "timeframe": "1d", "tickers": ["AAPL", "X:BTCUSD"]}
+    asked |= {"start": "2024-04-01", "end": "2024-04-01"}
+    for hour, missed in ((22, {"AAPL"}), (24, {"AAPL", "X:BTCUSD"})):
+        run_id, now = uuid4(), datetime(2024, 4, 1, tzinfo=UTC) + timedelta(hours=hour)
+        store.records.start_run(run_id, "ingest", asked, {"planned_calls": 1, "cells": 1}, now)
+        store.records.end_run(run_id, "Completed", {"actual_calls": 1})
+        assert set(store.records.damage("polygon", "1d", ["AAPL", "X:BTCUSD"]).orphans) == missed
+
+
+def test_a_watermark_that_came_back_shorter_gets_no_gap_outside(filled: Store) -> None:
+    """Another run was quicker than the one that found the watermark gone."""
+    execute(filled, "DELETE FROM watermark WHERE ticker = 'AAPL'")
+    execute(filled, "DELETE FROM bar WHERE ticker = 'AAPL' AND session = :day", day=SESSIONS[2].item())
+    damage = filled.records.damage("polygon", "1d", ["AAPL"])
+    assert damage.lost == (("AAPL", SESSIONS[2].item()),)
+    filled.writer.flush(start(filled), "polygon", "1d", [ranged("AAPL", days(6, 7))], at=AT)
+    filled.records.mend(start(filled), "polygon", "1d", damage, AT)
+    assert query(filled, "SELECT session FROM gap WHERE ticker = 'AAPL'") == []
+    assert not filled.records.damage("polygon", "1d", ["AAPL"])
 
 
 def test_the_ledger_of_some_tickers(filled: Store) -> None:

@@ -119,7 +119,9 @@ def _daily_bars(grids: Sequence[Cells], ledger: Ledger, count: int, seed: int) -
 
 
 def _again(ledger: Ledger, request: Request, now: datetime) -> list[Cell]:
-    """The cells whose answer is to be asked for again: those whose time has come, or all."""
+    """The cells whose answer is to be asked for again: where gaps are retried none, else those in time, or all."""
+    if request.gaps_only:
+        return []
     if request.ask_again:
         return [(gap.ticker, gap.session) for gap in ledger.gaps if gap.reason in AGAIN]
     return due(ledger.gaps, now)

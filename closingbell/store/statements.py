@@ -130,19 +130,25 @@ CLOSE_CONTRADICTED: Final = sa.text(f"""
 #: Tickers without a watermark though a run that came to its end had asked for them: from when to when it did. Only
 #: sessions that were over: those of tickers with a prefix, crypto and currencies, are so at midnight UTC.
 ASKED: Final = sa.text("""
-    SELECT ticker, min(first), max(last)
-    FROM run CROSS JOIN LATERAL jsonb_array_elements_text(asked -> 'tickers') AS of (ticker)
+    SELECT ticker, min(first) FILTER (WHERE first <= last), max(last) FILTER (WHERE first <= last)
+    FROM (
+        SELECT asked -> 'tickers' AS tickers, asked -> 'limits' AS limits, asked ->> 'start' AS start_day,
+            asked ->> 'end' AS end_day, CAST(as_of AT TIME ZONE 'UTC' AS date) AS today
+        FROM run
+        WHERE run.source = :source AND run.timeframe = :timeframe AND run.flow = 'ingest'
+          AND run.state IN ('Completed', 'PartiallyCompleted')
+        OFFSET 0 -- else the whole request would be unpacked again for each of its tickers
+    ) AS ended
+    CROSS JOIN LATERAL jsonb_array_elements_text(tickers) AS of (ticker)
     CROSS JOIN LATERAL (
-        SELECT CAST(COALESCE(asked -> 'limits' -> ticker ->> 0, asked ->> 'start') AS date) AS first,
-            LEAST(CAST(COALESCE(asked -> 'limits' -> ticker ->> 1, asked ->> 'end') AS date),
-                  CAST(as_of AT TIME ZONE 'UTC' AS date) - CAST(strpos(ticker, ':') > 0 AS integer)) AS last
+        SELECT CAST(COALESCE(limits -> ticker ->> 0, start_day) AS date) AS first,
+            LEAST(CAST(COALESCE(limits -> ticker ->> 1, end_day) AS date),
+                  today - CAST(strpos(ticker, ':') > 0 AS integer)) AS last
     ) AS span
-    WHERE run.source = :source AND run.timeframe = :timeframe AND run.flow = 'ingest'
-      AND run.state IN ('Completed', 'PartiallyCompleted') AND first <= last
-      AND (CAST(:tickers AS text[]) IS NULL OR of.ticker = ANY(:tickers))
-      AND NOT EXISTS (SELECT FROM watermark WHERE watermark.source = run.source
-                      AND watermark.timeframe = run.timeframe AND watermark.ticker = of.ticker)
-    GROUP BY ticker
+    WHERE (CAST(:tickers AS text[]) IS NULL OR of.ticker = ANY(:tickers))
+      AND NOT EXISTS (SELECT FROM watermark WHERE watermark.source = :source
+                      AND watermark.timeframe = :timeframe AND watermark.ticker = of.ticker)
+    GROUP BY ticker HAVING bool_or(first <= last)
 """)
 
 #: A lost cell is ``pending``, unless somebody stored its bar or its gap in the meantime, or made the watermark anew

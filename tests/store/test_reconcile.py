@@ -13,8 +13,11 @@ import sqlalchemy as sa
 from blocks import FIRST, JUDGE, LAST, SESSIONS, answered, bars, days, query, range_of, ranged, start
 
 from closingbell.bars import Bars
-from closingbell.cells import Cells, Gap, Watermark, accounted
+from closingbell.cells import RETRYABLE, Cells, Gap, Watermark, accounted
 from closingbell.errors import ConfigurationError, NotEntitledError, NotYetPublishedError, RetryableError
+from closingbell.night import work_out
+from closingbell.quota import Quota
+from closingbell.request import Request, of_gaps
 from closingbell.store import Store
 from closingbell.store.records import as_run_id
 
@@ -25,6 +28,7 @@ def execute(store: Store, statement: str, **values: Any) -> int:
 
 
 AT = datetime(2024, 4, 1, 6, tzinfo=UTC)
+QUOTA = Quota.parse("5/min")
 
 
 @pytest.fixture
@@ -157,6 +161,17 @@ def test_the_ledger_of_some_tickers(filled: Store) -> None:
         Gap("GONE", SESSIONS[6].item(), "unentitled", 1, "not yours", AT),
         Gap("GONE", SESSIONS[9].item(), "pending", 0, None, AT),
     ]
+
+
+def test_to_retry_gaps_is_to_ask_for_nothing_else(filled: Store) -> None:
+    """Answers wait for a run that is about their tickers, also where their time has come."""
+    execute(filled, "UPDATE gap SET reason = 'failed' WHERE ticker = 'MSFT' AND session = :day", day=SESSIONS[8].item())
+    now = AT + timedelta(days=400)
+    lost = [gap for gap in filled.records.gaps("polygon", "1d", RETRYABLE) if gap.ticker == "MSFT"]
+    retried = work_out(filled, of_gaps([*lost, Gap("MSFT", SESSIONS[0].item(), "pending")], now), QUOTA, 100, now)
+    assert [cell for call in retried.plan.calls for cell in call.cells] == [("MSFT", SESSIONS[8].item())]
+    asked = work_out(filled, Request(("MSFT",), FIRST, SESSIONS[9].item()), QUOTA, 100, now)
+    assert asked.plan.cells == 3, "4 is in quarantine, 9 empty, both for a long time"
 
 
 def test_quarantine_by_rule_and_only_of_the_cells_asked(filled: Store) -> None:

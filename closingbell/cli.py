@@ -303,7 +303,7 @@ def _ticker_lines(known: Mapping[str, Any]) -> Iterator[str]:
         "gaps": ("gap", lambda row: f"{row['session']}  {row['reason']}  {row['last_error'] or ''}".rstrip()),
         "quarantine": ("quarantine", lambda row: f"{row['session']}  {row['rule']}"),
         "revisions": ("revision", lambda row: f"{described(row).partition(' ')[2]}  seen {row['seen_at']:%Y-%m-%d}"),
-        "splits": ("split", lambda row: f"{row['execution_date']}  {row['split_from']:g} for {row['split_to']:g}"),
+        "splits": ("split", lambda row: f"{row['execution_date']}  {row['split_to']:g}-for-{row['split_from']:g}"),
         "split_revisions": ("split was", _split_was),
         "dividends": ("dividend", lambda row: f"{row['ex_date']}  {row['cash_amount']:g} {row['currency']}"),
     }
@@ -315,8 +315,8 @@ def _ticker_lines(known: Mapping[str, Any]) -> Iterator[str]:
 
 def _split_was(row: Mapping[str, Any]) -> str:
     """What was known of a split, and since when no longer."""
-    new = f"{row['new_split_from']:g} for {row['new_split_to']:g}" if row["new_split_to"] else "taken back"
-    old = f"{row['old_split_from']:g} for {row['old_split_to']:g}"
+    new = f"{row['new_split_to']:g}-for-{row['new_split_from']:g}" if row["new_split_to"] else "taken back"
+    old = f"{row['old_split_to']:g}-for-{row['old_split_from']:g}"
     return f"{row['execution_date']}  {old} until {row['seen_at']:%Y-%m-%d}, then {new}"
 
 

@@ -14,16 +14,18 @@ from closingbell import request as requests
 from closingbell.calendar import NEW_YORK, AssetClass, calendar_for
 from closingbell.cells import Cells, Ledger
 from closingbell.healing import AGAIN, Cell, Damage, due
-from closingbell.identity import Tenure, shipped
+from closingbell.identity import NEAR, Tenure, shipped
 from closingbell.outcome import Judge
 from closingbell.plan import CallCost, Plan
 from closingbell.quota import Quota
 from closingbell.request import Request
 from closingbell.store import Store
 
-#: Splits appear late and are corrected: each look goes back this far behind the last one. The splits of three months,
-#: several hundred, still are one page.
+#: Splits appear late and are corrected: each look goes back at least this far behind the last one.
 SPLITS_MARGIN: Final = timedelta(days=90)
+
+#: And as far as it finds so many known splits: with the new ones of a night still one page of 1,000.
+SPLITS_PAGE: Final = 900
 
 Days = tuple[date, date]
 
@@ -78,7 +80,7 @@ def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int,
             request.source, request.timeframe, request.tickers, None if request.heal else request.start, request.end
         )
     )
-    again = _again(ledger, request, now)
+    again = [*_again(ledger, request, now), *_explained(store, ledger, request)]
     before = [cell for cell in _holes(ledger, again) if cell[1] < request.start] if request.heal else []
     grids, plans, judges = [], [], {}
     for name, grid in request.grids(now, min((session for _, session in before), default=None)):
@@ -127,6 +129,20 @@ def _again(ledger: Ledger, request: Request, now: datetime) -> list[Cell]:
     return due(ledger.gaps, now)
 
 
+def _explained(store: Store, ledger: Ledger, request: Request) -> list[Cell]:
+    """Cells whose bar was refused before a split of their ticker was known: it may explain the bar's scale."""
+    refused = [gap for gap in ledger.gaps if gap.reason == "quarantined" and gap.asked_at]
+    if not refused:
+        return []
+    learned = store.facts.splits_learned(request.source, {gap.ticker for gap in refused})
+    return [
+        (gap.ticker, gap.session)
+        for gap in refused
+        if gap.asked_at and any(seen > gap.asked_at and abs(day - gap.session) <= NEAR for day, seen in
+                                learned.get(gap.ticker, ()))
+    ]  # fmt: skip
+
+
 def _holes(ledger: Ledger, again: list[Cell]) -> list[Cell]:
     """Every cell inside a watermark that the next run asks for."""
     return [*((gap.ticker, gap.session) for gap in ledger.gaps if gap.reason in cells.RETRYABLE), *again]
@@ -145,4 +161,8 @@ def _splits(store: Store, request: Request, today: date) -> Days | None:
         return request.start, today
     if request.compare:
         return seen[0], today
-    return None if seen[1] >= today else (seen[1] - SPLITS_MARGIN, today)
+    if seen[1] >= today:
+        return None
+    # A page is a call however full it is: it is filled with the past, where corrections may be.
+    page = store.facts.splits_back(request.source, SPLITS_PAGE)
+    return min(max(page, seen[0]) if page else seen[0], seen[1] - SPLITS_MARGIN), today

@@ -333,7 +333,9 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     for word in ("failed", "unpublished", "unknown"):
         for cause, group in report[word].items():
             of = f": {group['cells']:,} cells of {named(group['tickers'])}" if group["cells"] else ""
-            of = of or (f": recheck of {named(group['tickers'])}, stored bars stand" if group["tickers"] else "")
+            if not of and group["tickers"]:
+                stands = f": recheck of {named(group['tickers'])}, stored bars stand"
+                of = stands if report["expected_cells"] else f": {named(group['tickers'])}"
             told += [f"{word}  {cause}{of}", f"        {group['example']}"]
     spent = ", ".join(f"{value:,.1f} s {name}" for name, value in report["seconds"].items() if name != "total")
     told.append(f"time    {spent}")

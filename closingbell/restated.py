@@ -20,14 +20,15 @@ SCALE: Final = 1.2
 #: How far the factors of one scale may be apart, as a share: prices are rounded to cents.
 ALIKE: Final = 0.01
 
-#: So many bars of one ticker have to have moved by one factor: fewer may be corrections of bad ones.
-BARS: Final = 3
+#: So many bars of one ticker, one after the other, have to have moved by one factor: fewer may be corrections of bad
+#: ones, or two series that have nothing to do with each other and are the same factor apart by chance.
+BARS: Final = 8
 
 _PRICES: Final = ("open", "high", "low", "close")
 
 
 def restated(bars: Bars, around: Bars) -> NDArray[np.bool_]:
-    """Which bars of a block have a stored version on another scale, as at least two others of their ticker have.
+    """Which bars of a block have a stored version on another scale, as the ones beside them have.
 
     Args:
         bars: the block.
@@ -44,15 +45,12 @@ def restated(bars: Bars, around: Bars) -> NDArray[np.bool_]:
         steps = np.log([bars.rows[name][here] / around.rows[name][there] for name in _PRICES])
     factor = np.median(steps, axis=0)
     moved = (np.ptp(steps, axis=0) < ALIKE) & (np.abs(factor) > log(SCALE))
-    here, factor = here[moved], factor[moved]
-    if len(here) < BARS:
-        return found
-    order = np.lexsort((factor, bars.rows["ticker"][here]))
-    here, factor = here[order], factor[order]
+    order = np.lexsort((bars.rows["ts"][here], bars.rows["ticker"][here]))
+    here, factor, moved = here[order], factor[order], moved[order]
     tickers = bars.rows["ticker"][here]
-    apart = (tickers[1:] != tickers[:-1]) | (np.diff(factor) > ALIKE)
+    apart = (tickers[1:] != tickers[:-1]) | (np.abs(np.diff(factor)) > ALIKE / 2) | (moved[1:] != moved[:-1])
     group = np.append(0, np.cumsum(apart))
-    found[here[np.bincount(group)[group] >= BARS]] = True
+    found[here[moved & (np.bincount(group)[group] >= BARS)]] = True
     return found
 
 

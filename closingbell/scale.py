@@ -20,7 +20,7 @@ import numpy as np
 
 from closingbell.bars import Bars
 from closingbell.halves import half_split
-from closingbell.neighbours import APART, BREAK, VISIBLE, Floats, KnownSplit, Mask, Series, join
+from closingbell.neighbours import BREAK, VISIBLE, Floats, KnownSplit, Mask, Series, join
 from closingbell.runs import off_runs
 
 #: The rules that look across sessions and tickers and keep a bar apart, in order of precedence.
@@ -130,7 +130,9 @@ def _steps(series: Series, prices: Floats) -> tuple[Floats, Floats]:
 
 
 def _same_series(bars: Bars, series: Series) -> Mask:
-    """Bars of several tickers that are the same, where that is no chance; not that of the one ticker it fits.
+    """Bars of several tickers that are the same, where that is no chance.
+
+    At most one of them is right, and nothing tells surely which: a level that fits may fit by chance.
 
     Flat and untraded bars are often alike, and small ones of funds that hold nothing but cash. So there have to
     be three different prices and some volume; and for two tickers, the same vwap too or a volume of five digits.
@@ -162,23 +164,4 @@ def _same_series(bars: Bars, series: Series) -> Mask:
     by_two = np.where(told >= 2, alike, rows["volume"][starts] >= SHARED_BY_TWO)
     sure = (size >= 3) | ((size == 2) & by_two)
     same[at] = sure[group]
-    fits, foreign = _fits(series, same)
-    owners, others = np.bincount(group, fits[at]), np.bincount(group, foreign[at])
-    owned = (owners == 1) & (others == size - 1)
-    same[at[fits[at] & owned[group]]] = False
     return same
-
-
-def _fits(series: Series, same: Mask) -> tuple[Mask, Mask]:
-    """Which of some bars are surely on the scale of their ticker's next other bars, and which surely are not."""
-    level, position = series.levels(), np.arange(len(series))
-    before = np.maximum.accumulate(np.where(same, -1, position))
-    after = np.minimum.accumulate(np.where(same, len(series), position)[::-1])[::-1]
-    away = np.full(len(series), np.inf)
-    known = np.zeros(len(series), np.bool_)
-    for other, there in ((before, before >= 0), (after, after < len(series))):
-        other = np.clip(other, 0, len(series) - 1)
-        there = there & (series.ticker[other] == series.ticker) & (np.abs(series.day[other] - series.day) <= APART)
-        away = np.where(there, np.minimum(away, np.abs(level - level[other])), away)
-        known |= there
-    return same & known & (away <= log(1.2)), same & known & (away >= log(1.5))

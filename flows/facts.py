@@ -67,7 +67,7 @@ def _look(run: night.Run, kinds: Sequence[looks.Kind]) -> State[Any]:
     calls: dict[str, int] = {kind: sum(one.pages for one in wanted if one.kind == kind) for kind in kinds}
     numbers: dict[str, int] = {"planned_calls": 1 + sum(calls.values()), "splits": 1, "cells": 0, **calls}
     lines = [
-        f"{len(asked.tickers):,} tickers, {asked.start} to {today}",
+        f"{len(asked.tickers):,} ticker{'s' if len(asked.tickers) != 1 else ''}, {asked.start} to {today}",
         f"{numbers['planned_calls']:,} calls: 1 look at splits, "
         + ", ".join(f"{n:,} for {k}" for k, n in calls.items()),
     ]

@@ -40,7 +40,7 @@ class Context:
         splits: the known splits of each ticker.
         market_days: how many the run's plan has.
         twins: the ranges that came so far.
-        copied: tickers whose bars came under another one as well, and that had none before.
+        copied: tickers whose bars came under another one as well.
     """
 
     store: Store
@@ -71,13 +71,14 @@ class Context:
             return None
         other = self.twins.claim(call.ticker, bars)
         if other is not None:
-            if other not in self.known:
-                self.copied.add(other)
+            # Nothing tells which of the two it belongs to: what came first in this run is taken out at its end.
+            self.copied.add(other)
             return other
-        if call.ticker in self.known or not self.known:
+        others = sorted(self.known - {call.ticker})
+        if not others:
             return None
         rows = telling(bars)
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(_PROBES, len(rows))).astype(np.intp))]
         if not len(rows) or (len(rows) == 1 and rows["volume"][0] < SHARED_BY_TWO):
             return None
-        return self.store.records.owner(self.timeframe, sorted(self.known), rows, min(2, len(rows)))
+        return self.store.records.owner(self.timeframe, others, rows, min(2, len(rows)))

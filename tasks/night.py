@@ -77,7 +77,7 @@ def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tall
         tally,
         records.reconcile(request.source, request.timeframe, night.grids),
         actual_calls=sum(resources.source.calls.values()),
-        quarantined=records.quarantined(request.source, request.timeframe, night.grids),
+        quarantined=records.quarantined(work.run_id, request.source, request.timeframe, night.grids),
         revisions=records.revisions(work.run_id) if tally.rewritten else [],
         seconds=time.monotonic() - begun,
     )

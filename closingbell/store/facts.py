@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Final, Literal, Protocol
 from uuid import UUID
 
@@ -224,6 +224,25 @@ class Facts:
     def dividends_seen(self, source: str) -> tuple[date, date] | None:
         """First and last day for which the whole market's dividends are known; None if it was never asked."""
         return self._seen(source, "dividend")
+
+    def splits_back(self, source: str, count: int) -> date | None:
+        """The day since which fewer than ``count`` splits are known; None if there are no more in all."""
+        days = sa.select(split.c.execution_date).where(split.c.source == source)
+        query = days.order_by(split.c.execution_date.desc()).offset(count).limit(1)
+        with transaction(self._engine) as connection:
+            last: date | None = connection.execute(query).scalar_one_or_none()
+        return last and last + timedelta(days=1)
+
+    def splits_learned(self, source: str, tickers: Iterable[str]) -> dict[str, list[tuple[date, datetime]]]:
+        """When each split of these tickers was seen as it is known now: its day and that instant, by ticker."""
+        query = sa.select(split.c.ticker, split.c.execution_date, split.c.seen_at).where(
+            split.c.source == source, split.c.ticker.in_(list(tickers))
+        )
+        found: dict[str, list[tuple[date, datetime]]] = {}
+        with transaction(self._engine) as connection:
+            for ticker, day, seen_at in connection.execute(query):
+                found.setdefault(ticker, []).append((day, seen_at))
+        return found
 
     def splits(self, source: str, tickers: Iterable[str] | None = None) -> list[Split]:
         """The splits of these tickers, or of all, as they are known now; by ticker and execution date."""

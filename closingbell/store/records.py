@@ -263,8 +263,19 @@ class Records:
             return None
         return Watermark(min(mark.first for mark in marks), max(mark.last for mark in marks))
 
-    def quarantined(self, source: str, timeframe: str, grids: Sequence[Cells]) -> Mapping[str, int]:
-        """Bars kept apart between the first and the last session of each grid, by rule."""
+    def quarantined(self, run_id: UUID, source: str, timeframe: str, grids: Sequence[Cells]) -> Mapping[str, int]:
+        """Bars kept apart between the first and the last session of each grid, by rule.
+
+        Those that stand for a cell without a bar, and those that the run itself refused; not those whose bar was
+        mended since.
+        """
+        stands = sa.exists().where(
+            gap.c.source == quarantine.c.source,
+            gap.c.ticker == quarantine.c.ticker,
+            gap.c.timeframe == quarantine.c.timeframe,
+            gap.c.session == quarantine.c.session,
+            gap.c.reason == "quarantined",
+        )
         found: Counter[str] = Counter()
         for cells in grids:
             if not cells.count:
@@ -276,6 +287,7 @@ class Records:
                     quarantine.c.timeframe == timeframe,
                     quarantine.c.ticker.in_(cells.tickers),
                     quarantine.c.session.between(cells.sessions[0].item(), cells.sessions[-1].item()),
+                    sa.or_(stands, quarantine.c.run_id == run_id),
                 )
                 .group_by(quarantine.c.rule)
             )

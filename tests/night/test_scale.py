@@ -60,12 +60,29 @@ def test_a_ticker_that_is_answered_with_a_stored_ones_series(nights: Nights, sto
     assert rows(store, "SELECT * FROM bar ORDER BY ticker, ts") == before
 
 
-def test_a_stored_ticker_keeps_its_bars_when_others_get_them_too(nights: Nights, store: Store) -> None:
+def test_stored_bars_stand_when_a_night_brings_one_series_for_all(nights: Nights, store: Store) -> None:
     nights.ingest(tickers=list(ETFS), start="2025-11-03", end="2026-03-05")
     nights.market.fault("same_series", of="SPY")
     told = nights.ingest(tickers=list(ETFS), **SPAN)
-    assert rows(store, "SELECT ticker FROM bar WHERE session = '2026-03-06'") in ([("SPY",)], [])
-    assert told["rewritten"] == 0
+    assert rows(store, "SELECT ticker FROM bar WHERE session = '2026-03-06'") == []
+    assert (told["rewritten"], told["stored_bars"]) == (0, told["expected_cells"] - len(ETFS))
+
+
+@pytest.mark.parametrize(("tickers", "since"), [(ETFS[:3], "2026-02-20"), (ETFS, "2026-01-20")], ids=["3", "20"])
+def test_ranges_of_stored_tickers_that_come_as_one_series(
+    nights: Nights, store: Store, tickers: tuple[str, ...], since: str
+) -> None:
+    """Also not for the one that came first, and not for the one whose series it is."""
+    nights.ingest(tickers=list(tickers), start="2025-11-03", end=since)
+    before = rows(store, "SELECT * FROM bar ORDER BY ticker, ts")
+    nights.market.fault("same_series", of=tickers[1])
+    told = nights.ingest(tickers=list(tickers), **SPAN)
+    assert told["plan"]["ranges"] == len(tickers)
+    assert rows(store, "SELECT * FROM bar ORDER BY ticker, ts") == before
+    assert told["gaps"] == {"quarantined": told["expected_cells"] - len(before)}
+    nights.market.clear_faults()
+    nights.setenv("CLOSINGBELL_NOW", "2026-03-11T02:30:00+00:00")
+    assert nights.ingest(tickers=list(tickers), **SPAN)["gaps"] == {}
 
 
 @pytest.mark.parametrize("days", ["2026-03-06", "2026-02-17", "2025-11-03"])

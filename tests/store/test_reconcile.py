@@ -177,9 +177,12 @@ def test_to_retry_gaps_is_to_ask_for_nothing_else(filled: Store) -> None:
 def test_quarantine_by_rule_and_only_of_the_cells_asked(filled: Store) -> None:
     block = bars("AAPL", days(0, 1))
     block.rows["volume"][0] = -1.0
-    filled.writer.flush(start(filled), "polygon", "1d", [answered(range_of("AAPL", days(0, 1)), block)])
-    assert filled.records.quarantined("polygon", "1d", GRID) == {"negative_volume": 1, "ohlc_order": 1}
-    assert filled.records.quarantined("polygon", "1d", [Cells.all(("MSFT",), days(0, 3))]) == {}
+    run_id = start(filled)
+    filled.writer.flush(run_id, "polygon", "1d", [answered(range_of("AAPL", days(0, 1)), block)])
+    quarantined = filled.records.quarantined
+    assert quarantined(run_id, "polygon", "1d", GRID) == {"negative_volume": 1, "ohlc_order": 1}
+    assert quarantined(start(filled), "polygon", "1d", GRID) == {"ohlc_order": 1}, "the stored bar stands"
+    assert quarantined(run_id, "polygon", "1d", [Cells.all(("MSFT",), days(0, 3))]) == {}
 
 
 def test_the_overview(filled: Store, database_url: str) -> None:

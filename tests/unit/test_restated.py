@@ -41,9 +41,15 @@ def test_corrections_are_taken() -> None:
     assert not restated(came, stored).any()
 
 
-def test_two_bars_may_both_have_been_wrong() -> None:
+def test_a_few_bars_may_all_have_been_wrong() -> None:
     stored = series("A", 100)
-    assert not restated(scaled(stored, 2.0, 40, 42), stored).any()
+    assert not restated(scaled(stored, 2.0, 40, 43), stored).any()
+
+
+def test_the_right_series_is_taken_where_a_strangers_was_stored() -> None:
+    for seed in range(200):
+        foreign, right = series("A", 250, seed=seed), scaled(series("A", 250, seed=seed + 1_000), 3.3)
+        assert not restated(right, foreign).any(), seed
 
 
 def test_each_ticker_by_itself_and_only_at_its_own_instants() -> None:

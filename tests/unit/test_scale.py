@@ -323,13 +323,10 @@ def copied(rows: Any, to: Sequence[int], of: int, session: int = 11) -> Any:
 @pytest.mark.parametrize("others", [[3], [0, 1], [0, 1, 3, 4]])
 def test_one_series_under_many_names(others: list[int]) -> None:
     rows = copied(market(np.random.default_rng(3)), others, of=2)
-    alone = judge(rows[-5:], tickers=MARKET)
-    assert alone.quarantined.rows["ticker"].tolist() == sorted([*others, 2])
-    assert set(alone.rules) == {"same_series"}
-    # Their neighbours tell whose it is.
-    beside = judge(rows[-5:], rows[:-5], tickers=MARKET)
-    assert beside.quarantined.rows["ticker"].tolist() == others
-    assert set(beside.rules) == {"same_series"}
+    for around in (rows[:0], rows[:-5]):  # a level that fits may fit by chance: no neighbour is believed
+        judged = judge(rows[-5:], around, tickers=MARKET)
+        assert judged.quarantined.rows["ticker"].tolist() == sorted([*others, 2])
+        assert set(judged.rules) == {"same_series"}
 
 
 def test_whole_series_under_two_names() -> None:
@@ -443,7 +440,7 @@ def test_a_sweep_over_tickers_and_splits() -> None:
     rows = copied(market(np.random.default_rng(8)), [3], of=2, session=5)
     fine = scaled(rows, np.flatnonzero((rows["ticker"] == 1) & (rows["session"] >= rows["session"][30])), 1 / 20)
     broken, rules = sweep(Bars(MARKET, fine), [split(rows, 30, 1, 20, "B")], STOCKS)
-    assert (rows["ticker"][broken].tolist(), rules) == ([3], ("same_series",))
+    assert (sorted(rows["ticker"][broken].tolist()), rules) == ([2, 3], ("same_series",) * 2)
 
 
 def test_a_sweep_heeds_the_profile(rows: Any) -> None:

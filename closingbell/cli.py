@@ -231,6 +231,8 @@ def doctor(as_json: bool) -> None:
     """
     with opened() as (settings, store):
         found = store.records.audit()
+        sources = {settings.source, *(source for source, _ in found)}
+        splits = {source: n for source in sorted(sources) if (n := store.facts.splits_lost(source))}
     market = "the stand-in market" if settings.uses_stand_in else settings.polygon_base_url
     lines = [
         f"settings  ok: {settings.quota}, {market}",
@@ -238,9 +240,12 @@ def doctor(as_json: bool) -> None:
         *(f"ledger    {source} {timeframe}: {sums}" for (source, timeframe), sums in found.items()),
     ]
     lines += _damage_lines(found)
+    lines += [f"mend      {source}: {abs(n):,} splits {'lost' if n > 0 else 'added'} since the last look; "
+              "the next run looks at all of them again" for source, n in splits.items()]  # fmt: skip
     damage = {key: sums.damage for key, sums in found.items() if sums.damage}
     value = {
-        "ok": not damage,
+        "ok": not damage and not splits,
+        "splits_lost": splits,
         "unexplained": {ticker: n for sums in found.values() for ticker, n in sums.unexplained.items()},
         "cells": sum(sums.expected for sums in found.values()),
         "damage": [
@@ -248,7 +253,7 @@ def doctor(as_json: bool) -> None:
         ],
     }
     show(value, lines, as_json)
-    if damage:
+    if damage or splits:
         sys.exit(CELLS_FAILED)
 
 
@@ -259,7 +264,7 @@ def _damage_lines(found: Mapping[tuple[str, str], Reconciliation]) -> Iterator[s
         if not wrong:
             continue
         yield f"mend      {source} {timeframe}: {wrong}"
-        for what, cells in (("neither", wrong.lost), ("both", wrong.contradicted)):
+        for what, cells in (("neither", wrong.lost), ("both", wrong.contradicted), ("no proof", wrong.unproven)):
             yield from (f"          {what:<8} {ticker} {session}" for ticker, session in cells[:_SHOWN])
             if len(cells) > _SHOWN:
                 yield f"          {what:<8} and {len(cells) - _SHOWN:,} more: closingbell doctor --json"

@@ -46,39 +46,43 @@ class Damage:
         lost: cells inside a watermark with neither a bar nor a gap.
         contradicted: cells with both, and the bar of the same vendor.
         orphans: tickers that lost their watermark, and what it spanned.
+        unproven: cells whose bar is said to be in quarantine, and is not.
     """
 
     lost: tuple[Cell, ...] = ()
     contradicted: tuple[Cell, ...] = ()
     orphans: Mapping[str, Watermark] = field(default_factory=dict)
+    unproven: tuple[Cell, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.lost or self.contradicted or self.orphans)
+        return bool(self.lost or self.contradicted or self.orphans or self.unproven)
 
     @property
     def per_ticker(self) -> dict[str, int]:
         """How many cells are wrong, by ticker; a lost watermark counts as one."""
         found: dict[str, int] = dict.fromkeys(self.orphans, 1)
-        for ticker, _ in (*self.lost, *self.contradicted):
+        for ticker, _ in (*self.lost, *self.contradicted, *self.unproven):
             found[ticker] = found.get(ticker, 0) + 1
         return dict(sorted(found.items()))
 
     def counts(self) -> dict[str, int]:
         """How much of each kind there is, without what there is none of."""
-        kinds = {"lost": self.lost, "contradicted": self.contradicted, "watermarks": self.orphans}
-        return {name: len(found) for name, found in kinds.items() if found}
+        kinds = {"lost": self.lost, "contradicted": self.contradicted, "unproven": self.unproven}
+        counts = {name: len(cells) for name, cells in kinds.items() if cells}
+        return {**counts, "watermarks": len(self.orphans)} if self.orphans else counts
 
     def __str__(self) -> str:
         words = (
             (len(self.lost), "cell", "with neither a bar nor a gap"),
             (len(self.contradicted), "cell", "with both"),
+            (len(self.unproven), "cell", "in quarantine without their bar"),
             (len(self.orphans), "ticker", "without a watermark"),
         )
         return ", ".join(f"{n:,} {what}{'s' if n != 1 else ''} {how}" for n, what, how in words if n)
 
     def mended(self, ledger: Ledger) -> Ledger:
         """The ledger as it will be when this is mended: what is lost is ``pending``, what has a bar is no gap."""
-        stored = set(self.contradicted)
-        gaps = [gap for gap in ledger.gaps if (gap.ticker, gap.session) not in stored]
-        gaps += [Gap(ticker, session, "pending") for ticker, session in self.lost]
+        wrong = {*self.contradicted, *self.unproven}
+        gaps = [gap for gap in ledger.gaps if (gap.ticker, gap.session) not in wrong]
+        gaps += [Gap(ticker, session, "pending") for ticker, session in (*self.lost, *self.unproven)]
         return Ledger({**ledger.watermarks, **self.orphans}, gaps)

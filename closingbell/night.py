@@ -159,7 +159,7 @@ def _splits(store: Store, request: Request, today: date) -> Days | None:
     seen = store.facts.splits_seen(request.source)
     if seen is None or request.start < seen[0]:
         return request.start, today
-    if request.compare:
+    if request.compare or store.facts.splits_lost(request.source):
         return seen[0], today
     if seen[1] >= today:
         return None

@@ -20,7 +20,7 @@ from closingbell.calendar import AssetClass, asset_class, calendar_for
 from closingbell.cells import Cells, Ledger, Watermark, accounted, mask_of
 from closingbell.healing import Cell, Damage
 from closingbell.store import statements as sql
-from closingbell.store.schema import bar, gap, watermark
+from closingbell.store.schema import bar, gap, quarantine, watermark
 
 #: A bar opens no further than this from the midnight that its session is named after.
 _NEAR: Final = timedelta(days=7)
@@ -152,6 +152,24 @@ def _on_sessions(ticker: str, span: Watermark) -> Watermark | None:
     return Watermark(sessions[0].item(), sessions[-1].item()) if len(sessions) else None
 
 
+def unproven(
+    connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str] | None = None
+) -> tuple[Cell, ...]:
+    """Cells of these tickers or of all that are in quarantine by the ledger, while no bar of theirs is."""
+    kept = sa.exists().where(
+        quarantine.c.source == gap.c.source,
+        quarantine.c.ticker == gap.c.ticker,
+        quarantine.c.timeframe == gap.c.timeframe,
+        quarantine.c.session == gap.c.session,
+    )
+    query = sa.select(gap.c.ticker, gap.c.session).where(
+        gap.c.source == source, gap.c.timeframe == timeframe, gap.c.reason == "quarantined", ~kept
+    )
+    if tickers is not None:
+        query = query.where(gap.c.ticker.in_(tickers))
+    return tuple(connection.execute(query.order_by(gap.c.ticker, gap.c.session)).tuples())
+
+
 def mend(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, damage: Damage, at: datetime) -> None:
     """Make the ledger true again: what is lost becomes ``pending``, what has its bar is no gap.
 
@@ -169,7 +187,12 @@ def mend(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, d
         }
         connection.execute(sql.MAKE_MARKS, {**key, **values})
     connection.execute(sql.LOCK_MARKS, {**key, "tickers": sorted(damage.per_ticker)})
-    for statement, cells in ((sql.REOPEN, damage.lost), (sql.CLOSE_CONTRADICTED, damage.contradicted)):
+    for statement, cells in (
+        (sql.REOPEN, damage.lost),
+        (sql.CLOSE_CONTRADICTED, damage.contradicted),
+        (sql.CLOSE_UNPROVEN, damage.unproven),
+        (sql.REOPEN, damage.unproven),
+    ):
         if cells:
             values = {"tickers": [ticker for ticker, _ in cells], "sessions": [session for _, session in cells]}
             more = {"run_id": run_id, "at": at} if statement is sql.REOPEN else {}

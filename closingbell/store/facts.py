@@ -195,6 +195,20 @@ _LOOKED: Final = _statement("""
         last_day = GREATEST(known.last_day, excluded.last_day), run_id = excluded.run_id
 """)
 
+_COUNT_SPLITS: Final = _statement("""
+    UPDATE facts_watermark AS seen SET known = (
+        SELECT count(*) FROM split
+        WHERE split.source = seen.source AND split.execution_date BETWEEN seen.first_day AND seen.last_day)
+    WHERE seen.source = :source AND seen.kind = 'split'
+""")
+
+_LOST_SPLITS: Final = _statement("""
+    SELECT seen.known - count(split.ticker) FROM facts_watermark AS seen
+    LEFT JOIN split ON split.source = seen.source AND split.execution_date BETWEEN seen.first_day AND seen.last_day
+    WHERE seen.source = :source AND seen.kind = 'split' AND seen.known IS NOT NULL
+    GROUP BY seen.known
+""")
+
 _REMOVE_TENURES: Final = _statement("""
     DELETE FROM ticker_history AS known
     USING unnest(CAST(:tickers AS text[]), CAST(:firsts AS date[])) AS gone (ticker, first_day)
@@ -224,6 +238,11 @@ class Facts:
     def dividends_seen(self, source: str) -> tuple[date, date] | None:
         """First and last day for which the whole market's dividends are known; None if it was never asked."""
         return self._seen(source, "dividend")
+
+    def splits_lost(self, source: str) -> int:
+        """How many splits fewer there are than after the last look: somebody removed them (below 0: added some)."""
+        with transaction(self._engine) as connection:
+            return int(connection.execute(_LOST_SPLITS, {"source": source}).scalar_one_or_none() or 0)
 
     def splits_back(self, source: str, count: int) -> date | None:
         """The day since which fewer than ``count`` splits are known; None if there are no more in all."""
@@ -300,6 +319,7 @@ class Facts:
             connection.execute(_RENUMBER_SPLITS, values)
             added = connection.execute(_ADD_SPLITS, values).rowcount
             connection.execute(_LOOKED, {**values, "kind": "split"})
+            connection.execute(_COUNT_SPLITS, {"source": source})
         return revised + added
 
     def store_dividends(

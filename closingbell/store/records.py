@@ -168,7 +168,8 @@ class Records:
         unmarked = None if tickers is None else [ticker for ticker in tickers if ticker not in marks]
         orphans = {} if unmarked == [] else audit.orphans(connection, source, timeframe, unmarked)
         sums = audit.examine(connection, source, timeframe, audit.inside({**marks, **orphans}))
-        return sums, replace(sums.damage, orphans=orphans)
+        unproven = audit.unproven(connection, source, timeframe, tickers)
+        return sums, replace(sums.damage, orphans=orphans, unproven=unproven)
 
     def mend(self, run_id: UUID, source: str, timeframe: str, damage: Damage, at: datetime) -> None:
         """Make the ledger true again, in one transaction; the cells that lost their bar are then ``pending``."""

@@ -185,6 +185,7 @@ facts_watermark = sa.Table(
     sa.Column("first_day", sa.Date, nullable=False),
     sa.Column("last_day", sa.Date, nullable=False),
     sa.Column("run_id", sa.Uuid, nullable=False),
+    sa.Column("known", sa.Integer, comment="rows in the span after the last look; NULL where nobody counted"),
 )
 
 run = sa.Table(

@@ -151,6 +151,14 @@ ASKED: Final = sa.text("""
     GROUP BY ticker HAVING bool_or(first <= last)
 """)
 
+CLOSE_UNPROVEN: Final = sa.text("""
+    DELETE FROM gap USING unnest(CAST(:tickers AS text[]), CAST(:sessions AS date[])) AS cell (ticker, session)
+    WHERE gap.source = :source AND gap.timeframe = :timeframe AND gap.reason = 'quarantined'
+      AND gap.ticker = cell.ticker AND gap.session = cell.session
+      AND NOT EXISTS (SELECT FROM quarantine AS kept WHERE kept.source = gap.source AND kept.ticker = gap.ticker
+                      AND kept.timeframe = gap.timeframe AND kept.session = gap.session)
+""")
+
 #: A lost cell is ``pending``, unless somebody stored its bar or its gap in the meantime, or made the watermark anew
 #: without it.
 REOPEN: Final = sa.text("""
@@ -179,7 +187,7 @@ TAKE_OUT: Final = sa.text("""
     ), kept AS (
         INSERT INTO quarantine (source, ticker, timeframe, ts, copy, session, rule,
             open, high, low, close, volume, vwap, trades, run_id, seen_at)
-        SELECT source, ticker, timeframe, ts, 0, session, rule,
+        SELECT :source, ticker, timeframe, ts, 0, session, rule,
             open, high, low, close, volume, vwap, trades, :run_id, :at FROM gone
         ON CONFLICT (source, ticker, timeframe, ts, copy) DO UPDATE SET
             rule = excluded.rule, open = excluded.open, high = excluded.high, low = excluded.low,

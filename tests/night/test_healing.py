@@ -69,7 +69,29 @@ def test_what_was_deleted_behind_its_back_is_found_and_fetched_with_the_fewest_c
     assert report["mended"] == {"lost": 1_000, "watermarks": 50}
     assert len(nights.bar_calls()) == fewest(lost), f"seed {seed}"
     assert contents(database_url)[:3] == before[:3]
-    assert doctor() == (OK, {"ok": True, "unexplained": {}, "cells": len(bars), "damage": []})
+    assert doctor() == (OK, {"ok": True, "splits_lost": {}, "unexplained": {}, "cells": len(bars), "damage": []})
+
+
+def test_lost_splits_and_quarantined_bars_are_missed_and_come_back(nights: Nights, store: Store) -> None:
+    for day in ("2025-12-01", "2026-01-12", "2026-02-02"):
+        nights.market.split("AAPL", day, 1, 2)
+    nights.market.fault("revise", ticker="AAPL", date="2026-03-03", values={"high": 0.01})
+    asked = {"tickers": ["AAPL"], "start": "2025-11-03", "end": "2026-03-06"}
+    nights.ingest(**asked)
+    tables = ("SELECT ticker, execution_date, split_to FROM split ORDER BY 1, 2", "SELECT ticker, rule FROM quarantine")
+    with store.engine.connect() as connection:
+        before = [connection.execute(sa.text(table)).all() for table in tables]
+    execute(store, "DELETE FROM split WHERE ticker = 'AAPL' AND execution_date < '2026-02-01'")
+    execute(store, "DELETE FROM quarantine")
+    code, told = doctor()
+    assert (code, told["splits_lost"], told["unexplained"]) == (CELLS_FAILED, {"polygon": 2}, {"AAPL": 1})
+    nights.market.clear_calls()
+    report = nights.ingest(**asked)
+    assert (len(nights.bar_calls()), len(nights.paths())) == (1, 2)
+    assert (report["mended"], report["gaps"]) == ({"unproven": 1}, {"quarantined": 1})
+    with store.engine.connect() as connection:
+        assert [connection.execute(sa.text(table)).all() for table in tables] == before
+    assert doctor()[0] == OK
 
 
 def test_a_ticker_of_which_nothing_is_left_is_missed(nights: Nights, store: Store) -> None:

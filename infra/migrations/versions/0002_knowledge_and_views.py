@@ -33,6 +33,10 @@ def upgrade() -> None:
         WHERE before.revision_id = revision.revision_id AND before.run_id IS NOT NULL
     """)
 
+    op.add_column(
+        "facts_watermark",
+        sa.Column("known", sa.Integer, comment="rows in the span after the last look; NULL where nobody counted"),
+    )
     op.add_column("split", sa.Column("known_from", INSTANT, comment="since when this version could be known"))
     op.execute("UPDATE split SET known_from = CAST(execution_date AS timestamp) AT TIME ZONE 'UTC'")
     op.alter_column("split", "known_from", nullable=False)
@@ -100,6 +104,7 @@ def downgrade() -> None:
         op.drop_table(table)
     op.drop_index("split_of_ticker", "split")
     op.drop_column("split", "known_from")
+    op.drop_column("facts_watermark", "known")
     op.drop_column("revision", "old_run_id")
     op.drop_column("run", "as_of")
 

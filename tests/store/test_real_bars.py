@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -73,7 +74,8 @@ def test_every_row_is_stored_or_kept_apart(data: Path, store: Store) -> None:
     assert held.expected == len(blocks) * len(sessions) == held.stored + sum(held.gaps.values())
     assert held.stored == loaded.stored
     assert held.gaps["quarantined"] == loaded.quarantined
-    assert store.records.quarantined("polygon", "1d", grid) == {"missing_value": 11, "ohlc_order": 11, "half_split": 1}
+    kept = store.records.quarantined(uuid4(), "polygon", "1d", grid)
+    assert kept == {"missing_value": 11, "ohlc_order": 11, "half_split": 1}
 
     # The rows of the file as columns of the table: the sums are exact, as doubles of at most two decimals add up.
     totals = query(store, "SELECT count(*), count(DISTINCT ticker), sum(volume) FROM bar")

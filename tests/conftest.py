@@ -49,7 +49,12 @@ def postgres() -> Iterator[sa.URL]:
     # the server runs as another user.
     with TemporaryDirectory(prefix="closingbell-tests-") as home, EmbeddedPostgres(Path(home)) as server:
         server.ensure_database("tests")
-        yield sa.make_url(server.url("tests"))
+        url = sa.make_url(server.url("tests"))
+        # Nothing here has to outlive the machine, and each test makes a database of its own.
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            _execute(url, f"ALTER SYSTEM SET {setting} = off")
+        _execute(url, "SELECT pg_reload_conf()")
+        yield url
 
 
 @pytest.fixture(scope="session")

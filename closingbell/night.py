@@ -14,7 +14,7 @@ from closingbell import request as requests
 from closingbell.calendar import NEW_YORK, AssetClass, calendar_for
 from closingbell.cells import Cells, Ledger
 from closingbell.healing import AGAIN, Cell, Damage, due
-from closingbell.identity import NEAR, Tenure, shipped
+from closingbell.identity import Tenure, shipped
 from closingbell.outcome import Judge
 from closingbell.plan import CallCost, Plan
 from closingbell.quota import Quota
@@ -80,7 +80,7 @@ def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int,
             request.source, request.timeframe, request.tickers, None if request.heal else request.start, request.end
         )
     )
-    again = [*_again(ledger, request, now), *_explained(store, ledger, request)]
+    again = _again(ledger, request, now)
     before = [cell for cell in _holes(ledger, again) if cell[1] < request.start] if request.heal else []
     grids, plans, judges = [], [], {}
     for name, grid in request.grids(now, min((session for _, session in before), default=None)):
@@ -127,20 +127,6 @@ def _again(ledger: Ledger, request: Request, now: datetime) -> list[Cell]:
     if request.ask_again:
         return [(gap.ticker, gap.session) for gap in ledger.gaps if gap.reason in AGAIN]
     return due(ledger.gaps, now)
-
-
-def _explained(store: Store, ledger: Ledger, request: Request) -> list[Cell]:
-    """Cells whose bar was refused before a split of their ticker was known: it may explain the bar's scale."""
-    refused = [gap for gap in ledger.gaps if gap.reason == "quarantined" and gap.asked_at]
-    if not refused:
-        return []
-    learned = store.facts.splits_learned(request.source, {gap.ticker for gap in refused})
-    return [
-        (gap.ticker, gap.session)
-        for gap in refused
-        if gap.asked_at and any(seen > gap.asked_at and abs(day - gap.session) <= NEAR for day, seen in
-                                learned.get(gap.ticker, ()))
-    ]  # fmt: skip
 
 
 def _holes(ledger: Ledger, again: list[Cell]) -> list[Cell]:

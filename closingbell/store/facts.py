@@ -31,6 +31,10 @@ _MANY: Final = 100
 GUARDED: Final = 3
 
 
+#: A split explains the scale of bars up to so many days from its own.
+REOPENED: Final = 14
+
+
 class CashDividend(Protocol):
     """A cash dividend, as :class:`closingbell.sources.base.Dividend` has it."""
 
@@ -202,6 +206,15 @@ _COUNT_SPLITS: Final = _statement("""
     WHERE seen.source = :source AND seen.kind = 'split'
 """)
 
+# Their bars were refused by a scale that nothing explained yet. The next run asks for them, once.
+_REOPEN_REFUSED: Final = _statement("""
+    UPDATE gap SET reason = 'pending', run_id = :run_id
+    FROM split AS learned
+    WHERE learned.source = :source AND learned.run_id = :run_id AND gap.source = learned.source
+      AND gap.ticker = learned.ticker AND gap.reason = 'quarantined'
+      AND gap.session BETWEEN learned.execution_date - :days AND learned.execution_date + :days
+""")
+
 _LOST_SPLITS: Final = _statement("""
     SELECT seen.known - count(split.ticker) FROM facts_watermark AS seen
     LEFT JOIN split ON split.source = seen.source AND split.execution_date BETWEEN seen.first_day AND seen.last_day
@@ -252,17 +265,6 @@ class Facts:
             last: date | None = connection.execute(query).scalar_one_or_none()
         return last and last + timedelta(days=1)
 
-    def splits_learned(self, source: str, tickers: Iterable[str]) -> dict[str, list[tuple[date, datetime]]]:
-        """When each split of these tickers was seen as it is known now: its day and that instant, by ticker."""
-        query = sa.select(split.c.ticker, split.c.execution_date, split.c.seen_at).where(
-            split.c.source == source, split.c.ticker.in_(list(tickers))
-        )
-        found: dict[str, list[tuple[date, datetime]]] = {}
-        with transaction(self._engine) as connection:
-            for ticker, day, seen_at in connection.execute(query):
-                found.setdefault(ticker, []).append((day, seen_at))
-        return found
-
     def splits(self, source: str, tickers: Iterable[str] | None = None) -> list[Split]:
         """The splits of these tickers, or of all, as they are known now; by ticker and execution date."""
         columns = (split.c.ticker, split.c.execution_date, split.c.split_from, split.c.split_to, split.c.vendor_id)
@@ -278,7 +280,8 @@ class Facts:
         A new one counts as known from its execution date (00:00 UTC), or from the run's ``as_of`` where that is
         earlier; from ``as_of`` if an earlier look at its day did not find it, or if the same look retracts another
         one of its ticker. A changed ratio counts from ``as_of`` too. What a change or a retraction replaces goes to
-        ``split_revision``. A corrected execution date is a retraction and a new split.
+        ``split_revision``. A corrected execution date is a retraction and a new split. Cells of its ticker whose bar was
+        refused near a new or changed split become ``pending``: what was wrong with them it may explain.
 
         Args:
             run_id: the run that looked.
@@ -320,6 +323,7 @@ class Facts:
             added = connection.execute(_ADD_SPLITS, values).rowcount
             connection.execute(_LOOKED, {**values, "kind": "split"})
             connection.execute(_COUNT_SPLITS, {"source": source})
+            connection.execute(_REOPEN_REFUSED, {"source": source, "run_id": run_id, "days": REOPENED})
         return revised + added
 
     def store_dividends(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -127,6 +128,19 @@ def test_adjusted_prices_never_replace_raw_ones(nights: Nights, store: Store) ->
     assert told["rewritten"] == 0
     assert rows(store, "SELECT session, close FROM bar ORDER BY 1") == before
     assert "adjusted prices sent for raw ones" in lines_about(told, "restated")[0]
+
+
+def test_bars_refused_before_a_late_split_was_known_are_asked_for_once_it_is(nights: Nights, store: Store) -> None:
+    nights.market.split("SPY", "2026-03-05", 100, 1, announced="2026-03-10T03:00:00+00:00")
+    asked = {"tickers": ["SPY"], "start": "2026-02-02", "end": "2026-03-06"}
+    nights.ingest(**{**asked, "end": "2026-03-04"})
+    assert nights.ingest(**asked)["quarantined"] == {"hundredfold": 2}
+    # The day after: the look at splits comes with a night that has nothing else to ask for yet.
+    nights.market.set_now(datetime.fromisoformat(known := "2026-03-10T23:00:00+00:00"))
+    nights.setenv("CLOSINGBELL_NOW", known)
+    assert nights.ingest(**asked)["gaps"] == {"pending": 2}
+    assert nights.ingest(**asked)["gaps"] == {}
+    assert rows(store, "SELECT max(factor) FROM bar_adjusted WHERE session < '2026-03-05'") == [(100.0,)]
 
 
 def test_a_late_split_is_a_warning_and_then_none(nights: Nights) -> None:

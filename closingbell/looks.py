@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["dividends", "names"]
 
-#: Dividends a day in the whole market, as counted on the vendor's list over a year of ordinary days; a page has 1,000.
+#: Dividends a day in the whole market, a careful estimate: too high costs nothing but a plan that says so. A page has 1,000.
 DIVIDENDS_A_DAY: Final = 150
 _PAGE: Final = 1_000
 

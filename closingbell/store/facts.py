@@ -280,8 +280,8 @@ class Facts:
         A new one counts as known from its execution date (00:00 UTC), or from the run's ``as_of`` where that is
         earlier; from ``as_of`` if an earlier look at its day did not find it, or if the same look retracts another
         one of its ticker. A changed ratio counts from ``as_of`` too. What a change or a retraction replaces goes to
-        ``split_revision``. A corrected execution date is a retraction and a new split. Cells of its ticker whose bar was
-        refused near a new or changed split become ``pending``: what was wrong with them it may explain.
+        ``split_revision``. A corrected execution date is a retraction and a new split. Cells of its ticker whose
+        bar was refused near a new or changed split become ``pending``: it may explain what was wrong with them.
 
         Args:
             run_id: the run that looked.

@@ -19,6 +19,7 @@ TICKER: Final = sa.String(32).with_variant(sa.String(32, collation="C"), "postgr
 _SHORT: Final = sa.String(16)
 _INSTANT: Final = sa.DateTime(timezone=True)
 _JSON: Final = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+_TICKERS: Final = sa.JSON().with_variant(postgresql.ARRAY(sa.String(32, collation="C")), "postgresql")
 
 
 def _values(prefix: str = "") -> list[sa.Column[Any]]:
@@ -87,6 +88,7 @@ quarantine = sa.Table(
     *_values(),
     sa.Column("run_id", sa.Uuid, nullable=False),
     sa.Column("seen_at", _INSTANT, nullable=False, server_default=sa.func.now()),
+    sa.Column("message", sa.String(500), comment="what the database said when it refused"),
 )
 
 revision = sa.Table(
@@ -215,6 +217,22 @@ run = sa.Table(
         server_default=sa.func.now(),
         comment="what the run took for the present: all that it wrote is known since then",
     ),
+)
+
+#: The cells of a call that a run has in flight, or had: no other run fetches them meanwhile, nor once more after it.
+claim = sa.Table(
+    "claim",
+    metadata,
+    sa.Column("claim_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("run_id", sa.Uuid, nullable=False, comment="the run that makes the call"),
+    sa.Column("source", _SHORT, nullable=False),
+    sa.Column("timeframe", sa.String(4), nullable=False),
+    sa.Column("first_session", sa.Date, nullable=False),
+    sa.Column("last_session", sa.Date, nullable=False),
+    sa.Column("tickers", _TICKERS, nullable=False, comment="the cells: these, first_session to last_session"),
+    sa.Column("done_at", _INSTANT, comment="when its bars were committed; NULL: in flight"),
+    sa.Index("claim_of_run", "run_id"),
+    sa.Index("claim_of_sessions", "source", "timeframe", "last_session"),
 )
 
 

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["dividends", "names"]
 
-#: Dividends a day in the whole market, a careful estimate: too high costs nothing but a plan that says so. A page has 1,000.
+#: Dividends a day in the whole market: an estimate, and no harm where it is wrong but to the plan's count of calls.
 DIVIDENDS_A_DAY: Final = 150
 _PAGE: Final = 1_000
 

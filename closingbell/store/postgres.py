@@ -25,7 +25,9 @@ from closingbell.cells import Days, Gap, Watermark
 from closingbell.clock import Clock
 from closingbell.errors import RetryableError
 from closingbell.outcome import FlushResult, Outcome
+from closingbell.plan import Call
 from closingbell.store import statements as sql
+from closingbell.store.claims import MARK, Claim, close, take
 from closingbell.store.copy import Field, binary
 from closingbell.store.faults import transaction
 from closingbell.store.ledger import LOOK_BACK, Settlement, spans
@@ -63,6 +65,7 @@ class PostgresWriter:
         outcomes: Sequence[Outcome],
         calls: int = 0,
         at: datetime | None = None,
+        claims: Sequence[int] = (),
     ) -> FlushResult:
         """Write outcomes and all that follows from them in one transaction.
 
@@ -73,6 +76,7 @@ class PostgresWriter:
             outcomes: what came of the calls.
             calls: HTTP attempts since the last flush, for the run's counter.
             at: the instant of the outcomes, aware; None: the machine's present one.
+            claims: those on the cells of ``outcomes``, to be closed with them; see :meth:`claim`.
 
         Raises:
             ConfigurationError: the database refuses for a reason that a person has to mend.
@@ -80,7 +84,33 @@ class PostgresWriter:
             FatalError: it refused a statement.
         """
         when = at or Clock().now()
-        return self._redo(lambda connection: self._flush(connection, run_id, source, timeframe, outcomes, calls, when))
+
+        def work(connection: sa.Connection) -> FlushResult:
+            result = self._flush(connection, run_id, source, timeframe, outcomes, calls, when)
+            if claims:
+                close(connection, outcomes, claims)
+            return result
+
+        return self._redo(work)
+
+    def mark(self) -> str:
+        """The present moment, as :meth:`claim` wants it: taken before a run reads what is stored."""
+        return self._redo(lambda connection: str(connection.execute(MARK).scalar_one()))
+
+    def claim(self, run_id: UUID, source: str, timeframe: str, call: Call, mark: str) -> Claim:
+        """Claim the cells of a call before it is made, so that no other run fetches them meanwhile or after it.
+
+        Args:
+            run_id: the run, which is alive.
+            source: the vendor.
+            timeframe: of the bars.
+            call: the call.
+            mark: the moment that the run was planned at; what others fetched since is not fetched again.
+
+        Raises:
+            ClosingbellError: as :meth:`flush`.
+        """
+        return self._redo(lambda connection: take(connection, run_id, source, timeframe, call, mark))
 
     def take_out(
         self, run_id: UUID, source: str, timeframe: str, bars: Bars, rules: Sequence[str], at: datetime

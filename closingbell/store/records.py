@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
@@ -24,7 +24,9 @@ from closingbell.healing import Damage
 from closingbell.store import audit, reading
 from closingbell.store import statements as sql
 from closingbell.store.audit import Reconciliation
+from closingbell.store.claims import DROP_OLD
 from closingbell.store.faults import transaction
+from closingbell.store.pulse import pulse
 from closingbell.store.schema import bar, gap, quarantine, revision, run, watermark
 from closingbell.store.ticker import of_ticker
 
@@ -64,6 +66,7 @@ class Records:
         }
         with transaction(self._engine) as connection:
             connection.execute(sql.BURY)
+            connection.execute(DROP_OLD)
             if connection.execute(sa.select(run.c.run_id).where(run.c.run_id == run_id)).first():
                 connection.execute(sa.update(run).where(run.c.run_id == run_id).values(**values))
                 return
@@ -77,13 +80,8 @@ class Records:
         """Be known to run, for the time of the block: whoever dies in it is found out by the lock that goes too."""
         with transaction(self._engine):
             pass  # an error in connecting is the project's own
-        connection = self._engine.connect()
-        try:
-            connection.execute(sql.HOLD, {"run_id": run_id})
+        with pulse(self._engine, run_id):
             yield
-        finally:
-            with suppress(sa.exc.SQLAlchemyError):
-                connection.close()
 
     def is_alive(self, run_id: UUID) -> bool:
         """Whether a process holds that run."""

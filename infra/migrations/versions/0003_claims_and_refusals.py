@@ -21,7 +21,8 @@ def upgrade() -> None:
         sa.Column("first_session", sa.Date, nullable=False),
         sa.Column("last_session", sa.Date, nullable=False),
         sa.Column("tickers", TICKERS, nullable=False, comment="the cells: these, first_session to last_session"),
-        sa.Column("done_at", sa.DateTime(timezone=True), comment="when its bars were committed; NULL: in flight"),
+        sa.Column("done_at", sa.DateTime(timezone=True), comment="when it was answered; NULL: in flight"),
+        sa.Column("done_in", sa.BigInteger, comment="the transaction that wrote the answer"),
     )
     op.create_index("claim_of_run", "claim", ["run_id"])
     op.create_index("claim_of_sessions", "claim", ["source", "timeframe", "last_session"])

@@ -1,0 +1,188 @@
+"""Two runs never fetch a cell that is in flight, nor once more what the other fetched since this one was planned."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import date
+from uuid import UUID
+
+import pytest
+
+from closingbell.errors import NotEntitledError, RetryableError
+from closingbell.plan import MarketDay, TickerRange
+from closingbell.store import Store
+from closingbell.store.claims import Claim
+from tests.store.blocks import JUDGE, SESSIONS, answered, bars, days, query, range_of, start
+
+Call = MarketDay | TickerRange
+
+
+class Runs:
+    """Runs that live until they are killed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._alive: dict[UUID, ExitStack] = {}
+        self.marks: dict[UUID, str] = {}
+
+    def start(self) -> UUID:
+        """A run, planned now."""
+        run_id = start(self._store)
+        stack = self._alive[run_id] = ExitStack()
+        stack.enter_context(self._store.records.alive(run_id))
+        self.marks[run_id] = self._store.writer.mark()
+        return run_id
+
+    def kill(self, run_id: UUID) -> None:
+        self._alive.pop(run_id).close()
+
+    def claim(self, run_id: UUID, call: Call) -> Claim:
+        return self._store.writer.claim(run_id, "polygon", "1d", call, self.marks[run_id])
+
+    def answer(self, run_id: UUID, claim: Claim) -> None:
+        """Store what the call of a claim brings, and close it."""
+        assert claim.call
+        assert claim.claim_id
+        call = claim.call
+        names = call.tickers if isinstance(call, MarketDay) else (call.ticker,)
+        first, last = (call.session,) * 2 if isinstance(call, MarketDay) else (call.sessions[0], call.sessions[-1])
+        outcome = answered(call, bars(names, days(_at(first), _at(last))))
+        self._store.writer.flush(run_id, "polygon", "1d", [outcome], claims=[claim.claim_id])
+
+    def close(self) -> None:
+        for run_id in list(self._alive):
+            self.kill(run_id)
+
+
+def _at(session: date) -> int:
+    return SESSIONS.tolist().index(session)
+
+
+def day(position: int, *tickers: str) -> MarketDay:
+    return MarketDay(SESSIONS[position].item(), tickers)
+
+
+@pytest.fixture
+def runs(store: Store) -> Iterator[Runs]:
+    made = Runs(store)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("flying", "wanted", "busy"),
+    [
+        (range_of("AAPL", days(0, 9)), range_of("AAPL", days(9, 12)), True),
+        (range_of("AAPL", days(0, 9)), range_of("AAPL", days(10, 12)), False),
+        (range_of("AAPL", days(0, 9)), range_of("aapl", days(0, 9)), False),
+        (range_of("AAPL", days(0, 9)), day(5, "MSFT", "AAPL"), True),
+        (range_of("AAPL", days(0, 9)), day(5, "MSFT"), False),
+        (day(5, "MSFT", "AAPL"), range_of("AAPL", days(0, 9)), True),
+        (day(5, "MSFT", "AAPL"), day(5, "AAPL", "ORCL"), True),
+        (day(5, "MSFT", "AAPL"), day(6, "MSFT", "AAPL"), False),
+    ],
+)
+def test_a_call_waits_for_those_in_flight_that_share_a_cell(runs: Runs, flying: Call, wanted: Call, busy: bool) -> None:
+    assert runs.claim(runs.start(), flying).call == flying
+    assert runs.claim(runs.start(), wanted).busy is busy
+
+
+def test_what_another_run_fetched_meanwhile_is_not_fetched_again(runs: Runs, store: Store) -> None:
+    one, other = runs.start(), runs.start()
+    runs.answer(one, runs.claim(one, range_of("AAPL", days(0, 9))))
+    runs.answer(one, runs.claim(one, day(12, "AAPL", "MSFT")))
+
+    assert runs.claim(other, range_of("AAPL", days(2, 9))) == Claim(None)
+    left = runs.claim(other, range_of("AAPL", days(5, 14))).call
+    assert isinstance(left, TickerRange)
+    assert left.sessions == tuple(days(10, 11).tolist() + days(13, 14).tolist())
+    assert runs.claim(other, day(12, "AAPL", "MSFT", "ORCL")).call == day(12, "ORCL")
+    # Cells that it need not fetch are done, as far as the run's progress goes.
+    assert query(store, "SELECT done_cells FROM run WHERE run_id = :run", run=other) == [(8 + 6 + 2,)]
+
+
+def test_a_run_planned_later_fetches_what_it_planned(runs: Runs) -> None:
+    """It knew what was stored: what it asks for nevertheless, it wants again."""
+    one = runs.start()
+    runs.answer(one, runs.claim(one, range_of("AAPL", days(0, 9))))
+    later = runs.start()
+    assert runs.claim(later, range_of("AAPL", days(0, 9))).call == range_of("AAPL", days(0, 9))
+
+
+def test_what_was_in_flight_while_a_run_was_planned_counts_as_fetched_since(runs: Runs) -> None:
+    one = runs.start()
+    claim = runs.claim(one, range_of("AAPL", days(0, 9)))
+    planned = runs.start()
+    runs.answer(one, claim)
+    assert runs.claim(planned, range_of("AAPL", days(0, 9))) == Claim(None)
+
+
+@pytest.mark.parametrize(
+    ("error", "again"), [(RetryableError("HTTP 500"), True), (NotEntitledError("not yours"), False)]
+)
+def test_a_call_that_failed_is_made_by_whoever_comes_next(
+    runs: Runs, store: Store, error: RetryableError | NotEntitledError, again: bool
+) -> None:
+    one, other, call = runs.start(), runs.start(), range_of("AAPL", days(0, 9))
+    claim = runs.claim(one, call)
+    assert claim.claim_id
+    store.writer.flush(one, "polygon", "1d", [JUDGE.failed(call, error)], claims=[claim.claim_id])
+    assert (runs.claim(other, call).call is not None) is again
+
+
+def test_a_killed_run_holds_nothing(runs: Runs, store: Store) -> None:
+    dead, call = runs.start(), range_of("AAPL", days(0, 9))
+    runs.claim(dead, call)
+    runs.kill(dead)
+    assert runs.claim(runs.start(), call).call == call
+    assert query(store, "SELECT count(*) FROM claim WHERE run_id = :run", run=dead) == [(0,)]
+
+
+def test_a_rolled_back_answer_leaves_its_claim_in_flight(runs: Runs, store: Store) -> None:
+    one, call = runs.start(), range_of("AAPL", days(0, 0))
+    claim = runs.claim(one, call)
+    assert claim.claim_id
+    wrong = answered(call, bars("MSFT", days(0, 0)))
+    with pytest.raises(KeyError):
+        store.writer.flush(one, "polygon", "1d", [wrong], claims=[claim.claim_id])
+    assert runs.claim(runs.start(), call).busy
+
+
+def test_of_many_takers_at_once_one_gets_the_claim(runs: Runs) -> None:
+    runners = [runs.start() for _ in range(8)]
+    gate, won = threading.Barrier(len(runners)), []
+
+    def run(run_id: UUID) -> None:
+        gate.wait()
+        won.append(not runs.claim(run_id, range_of("AAPL", days(0, 9))).busy)
+
+    threads = [threading.Thread(target=run, args=(run_id,)) for run_id in runners]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(won) == 1
+
+
+def test_claims_are_forgotten_after_a_week(runs: Runs, store: Store) -> None:
+    one = runs.start()
+    runs.answer(one, runs.claim(one, range_of("AAPL", days(0, 9))))
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE claim SET done_at = now() - interval '8 days'")
+    start(store)
+    assert query(store, "SELECT count(*) FROM claim") == [(0,)]
+
+
+def test_the_lock_of_a_run_comes_back_after_its_connection_was_cut(runs: Runs, store: Store) -> None:
+    one, call = runs.start(), range_of("AAPL", days(0, 9))
+    runs.claim(one, call)
+    query(
+        store, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+    )
+    for _ in range(600):
+        if store.records.is_alive(one):
+            break
+        threading.Event().wait(0.05)
+    assert runs.claim(runs.start(), call).busy

@@ -30,7 +30,7 @@ class Deadline:
         self._socket: socket.socket | None = None
         self._over = False
         self._lock = threading.Lock()
-        self._timer = threading.Timer(seconds, self._expire)
+        self._timer = threading.Timer(seconds, self.expire)
         self._timer.daemon = True
 
     @property
@@ -58,7 +58,8 @@ class Deadline:
             if self.expired:
                 _shut_down(sock)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Let the time be up, now."""
         with self._lock:
             if not self._over:
                 self.expired = True

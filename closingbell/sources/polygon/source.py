@@ -101,6 +101,10 @@ class PolygonSource:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a source holds a key and connections: build it in the process that uses it")
 
+    def abort(self) -> None:
+        """End the calls on their way at once, from another thread: they and all later ones are a RunEndingError."""
+        self._transport.abort()
+
     def close(self) -> None:
         """Close the idle connections."""
         self._transport.close()

@@ -7,6 +7,7 @@ The client (polygon-api-client 1.16.3) builds its timeouts but never applies the
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.util import Retry, Timeout
 
-from closingbell.errors import ClosingbellError, MalformedResponseError, RetryableError
+from closingbell.errors import ClosingbellError, MalformedResponseError, RetryableError, RunEndingError
 from closingbell.quota import Gate
 from closingbell.sources.polygon import body as bodies
 from closingbell.sources.polygon import errors
@@ -28,6 +29,8 @@ from closingbell.sources.polygon.tally import Tally
 _ONCE: Final = Retry(
     total=0, redirect=0, raise_on_redirect=False, raise_on_status=False, respect_retry_after_header=False
 )
+
+_ENDING: Final = "the run is ending"
 
 _KINDS: Final = {
     "/v2/aggs/ticker/": "range",
@@ -83,6 +86,9 @@ class Transport:
         self._redact = redact
         self._tally = tally
         self._pools = pool_manager(pool_size)
+        self._lock = threading.Lock()
+        self._under_way: set[Deadline] = set()
+        self._aborted = False
 
     def request(
         self, method: str, url: str, fields: Any = None, headers: Mapping[str, str] | None = None, **_: Any
@@ -103,6 +109,13 @@ class Transport:
             raise self._redact.clean(outcome)
         return outcome
 
+    def abort(self) -> None:
+        """End the calls on their way, and let none begin any more: each ends with a RunEndingError."""
+        with self._lock:
+            self._aborted = True
+            for deadline in self._under_way:
+                deadline.expire()
+
     def close(self) -> None:
         """Close the idle connections."""
         self._pools.clear()
@@ -115,12 +128,19 @@ class Transport:
         deadline = Deadline(self._limits.call)
         try:
             with self._gate.call():
+                with self._lock:
+                    if self._aborted:
+                        return RunEndingError(_ENDING)
+                    self._under_way.add(deadline)
                 started = time.perf_counter()
                 self._tally.call(kind)
                 deadline.start()
                 head = self._head(method, url, path, fields, headers, deadline)
-            return head if isinstance(head, ClosingbellError) else self._body(head, path, deadline)
+            answer = head if isinstance(head, ClosingbellError) else self._body(head, path, deadline)
+            return RunEndingError(_ENDING) if self._aborted and isinstance(answer, ClosingbellError) else answer
         finally:
+            with self._lock:
+                self._under_way.discard(deadline)
             deadline.stop()
             ended = time.perf_counter()
             started = ended if started is None else started

@@ -66,6 +66,7 @@ class Tally:
     examples: dict[str, list[str]] = field(default_factory=dict)
     dividends: int = 0
     names: int = 0
+    spared: int = 0
 
     def spend(self, stage: str, seconds: float) -> None:
         """Note seconds spent in a stage."""
@@ -83,6 +84,7 @@ class Tally:
             "splits",
             "dividends",
             "names",
+            "spared",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for rule, count in other.warned.items():
@@ -137,6 +139,7 @@ def build(
         "plan": plan.summary(),
         "planned_calls": plan.planned_calls,
         "actual_calls": actual_calls,
+        "spared_calls": tally.spared,
         "expected_cells": reconciliation.expected,
         "stored_bars": reconciliation.stored,
         "inserted": tally.inserted,
@@ -220,7 +223,7 @@ def looked(
 def _blank(run_id: UUID, flow: str, request: Request | None) -> dict[str, Any]:
     """Every key of a report, as it is for a run that did nothing."""
     asked = {**request.as_dict(), "tickers": len(request.tickers)} if request else {}
-    counts = ("planned_calls", "actual_calls", "expected_cells", "stored_bars", "inserted", "rewritten")
+    counts = ("planned_calls", "actual_calls", "spared_calls", "expected_cells", "stored_bars", "inserted", "rewritten")
     groups = ("gaps", "unexplained", "mended", "quarantined", "warned", "examples", "failed", "unpublished", "unknown")
     return {
         "run_id": str(run_id),
@@ -298,9 +301,10 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     cells = " + ".join(
         [f"{report['stored_bars']:,} stored", *(f"{n:,} {reason}" for reason, n in sorted(report["gaps"].items()))]
     )
+    spared = f", {report['spared_calls']:,} left to another run that made them" if report["spared_calls"] else ""
     told = [
         f"{report['state']} in {duration(report['seconds']['total'])}",
-        f"calls   {report['actual_calls']:,} made, {report['planned_calls']:,} planned",
+        f"calls   {report['actual_calls']:,} made, {report['planned_calls']:,} planned{spared}",
     ]
     if report["expected_cells"]:
         told.append(f"cells   {report['expected_cells']:,} expected = {cells}")

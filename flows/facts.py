@@ -10,14 +10,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
-from closingbell import looks, plan, request
+from closingbell import looks, request
 from closingbell import universe as universes
 from closingbell.calendar import NEW_YORK
 from flows import night
 from flows.form import Day, Ticker, Universe
 from tasks import night as steps
-from tasks.batch import Work, retries
-from tasks.facts import Looks, look_up
+from tasks.batch import Work, batched, retries
+from tasks.facts import look_up
 from tasks.resources import Resources
 from tasks.splits import look_at_splits
 from tasks.threads import threads
@@ -65,11 +65,12 @@ def _look(run: night.Run, kinds: Sequence[looks.Kind]) -> State[Any]:
     seen = store.facts.splits_seen(asked.source)
     since = min(asked.start, seen[0]) if seen else asked.start
     calls: dict[str, int] = {kind: sum(one.pages for one in wanted if one.kind == kind) for kind in kinds}
-    numbers: dict[str, int] = {"planned_calls": 1 + sum(calls.values()), "splits": 1, "cells": 0, **calls}
+    count = 1 + sum(calls.values())
+    numbers: dict[str, int] = {"planned_calls": count, "splits": 1, "cells": 0, **calls}
+    parts = ", ".join(["1 look at splits", *(f"{n:,} for {kind}" for kind, n in calls.items())])
     lines = [
         f"{len(asked.tickers):,} ticker{'s' if len(asked.tickers) != 1 else ''}, {asked.start} to {today}",
-        f"{numbers['planned_calls']:,} calls: 1 look at splits, "
-        + ", ".join(f"{n:,} for {k}" for k, n in calls.items()),
+        f"{count:,} call{'s' if count != 1 else ''}: {parts}",
     ]
     told = steps.announce(lines, gate)
     if run.dry_run:
@@ -78,8 +79,7 @@ def _look(run: night.Run, kinds: Sequence[looks.Kind]) -> State[Any]:
     with store.records.alive(run.run_id):
         store.records.start_run(run.run_id, run.flow, asked.as_dict(), {**numbers, "told": told}, run.now)
         tally = look_at_splits(work, (since, today), settings)
-        parts = plan.batches(wanted, run.batch_size)
-        batches = [Looks(number, len(parts), part) for number, part in enumerate(parts, 1)]
         looking: Task[..., Any] = look_up.with_options(**retries(settings))
-        tally.add(steps.gather(looking.map(batches, work=unmapped(work)), resources))
+        batches = looking.map(batched(wanted, run.batch_size), work=unmapped(work))
+        tally.add(steps.gather(batches, resources))
         return steps.final_state(steps.publish_looked(resources, work, run.flow, asked, numbers, tally, run.begun))

@@ -21,7 +21,7 @@ from closingbell.night import work_out
 from closingbell.request import Request
 from closingbell.store.records import as_run_id
 from tasks import night as steps
-from tasks.batch import Work, retrying
+from tasks.batch import Work, batched, retrying
 from tasks.minutes import look_at_minutes
 from tasks.resources import Resources, opened
 from tasks.splits import look_at_splits
@@ -92,12 +92,13 @@ def run(
 def _night(run: Run) -> State[Any]:
     resources, request = run.resources, run.request
     settings, store, gate = resources.settings, resources.store, resources.gate
+    mark = store.writer.mark()
     night = resources.night = work_out(store, request, gate.in_force, settings.market_day_rows, run.now)
     told = steps.announce(report.night_lines(night, str(gate.in_force)), gate)
     if run.dry_run:
         return Completed(message=f"dry run: {'; '.join(told)}")
 
-    work = Work(run.run_id, request.source, request.timeframe, run.now, night.judges)
+    work = Work(run.run_id, request.source, request.timeframe, run.now, night.judges, mark)
     with store.records.alive(run.run_id):
         store.records.start_run(
             run.run_id, run.flow, request.as_dict(), {**night.plan.summary(), "told": told}, run.now
@@ -107,7 +108,7 @@ def _night(run: Run) -> State[Any]:
         store.facts.store_tenures(run.run_id, request.source, identity.shipped(), "shipped")
         splits = look_at_splits(work, night.splits, settings)
         resources.look_around(night)
-        batches = retrying(settings).map(steps.batches(night, run.batch_size), work=unmapped(work))
+        batches = retrying(settings).map(batched(night.plan.calls, run.batch_size), work=unmapped(work))
         tally = steps.gather(batches, resources)
         tally.add(splits)
         tally.add(sweep_up(work, night.plan.calls, resources))

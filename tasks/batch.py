@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 from uuid import UUID
 
 from prefect import Task, task
@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 
+from closingbell import plan
 from closingbell.bars import Bars
 from closingbell.calendar import AssetClass, asset_class
 from closingbell.errors import (
@@ -30,35 +31,44 @@ from closingbell.outcome import Judge, Outcome, tickers
 from closingbell.plan import Call, MarketDay
 from closingbell.report import Failure, Tally
 from closingbell.settings import Settings
+from closingbell.store.claims import Claim
 from tasks.resources import Resources, current
 
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C")
 
 #: After so many failures in a row, over all batches, each of them tries but one more call before it waits.
 DEAD_LINE: Final = 25
+
+#: Seconds until a batch looks again whether another run is done with its cells.
+LOOK_AGAIN: Final = 0.5
 
 #: Seconds that a retry waits at most.
 LONGEST_DELAY: Final = 60.0
 
 
-class Batch:
-    """Some calls of a plan, and what came of them so far.
+class Batch(Generic[C]):
+    """Some calls, and what came of them so far.
 
     A plain class on purpose: Prefect walks through every list, tuple and dataclass in a task's parameters
     looking for futures, which for a batch of ranges is a hundred thousand dates.
 
     Attributes:
-        todo: calls whose outcome is not committed.
+        todo: calls that are not begun.
         failed: calls that failed, committed as such, and are worth another try.
         tally: what the batch adds up to.
+        under_way: the call that is claimed and not committed yet.
+        answer: what came of it, kept until it is committed: no call is made twice because the database was away.
     """
 
-    def __init__(self, number: int, of: int, calls: Sequence[Call]) -> None:
+    def __init__(self, number: int, of: int, calls: Sequence[C]) -> None:
         self.name = f"{number} of {of}"
-        self.todo: list[Call] = list(calls)
-        self.failed: list[Call] = []
+        self.todo: list[C] = list(calls)
+        self.failed: list[C] = []
         self.tally = Tally(calls_done=len(calls))
+        self.under_way: Claim | None = None
+        self.answer: tuple[Outcome, ClosingbellError | None] | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -67,6 +77,12 @@ class Batch:
         """Make ready for a try: what failed the last time is to do again."""
         self.todo, self.failed = self.failed + self.todo, []
         self.tally.failures = [failure for failure in self.tally.failures if failure.reason != "failed"]
+
+
+def batched(calls: Sequence[C], size: int) -> list[Batch[C]]:
+    """The calls in order, ``size`` to a batch."""
+    parts = plan.batches(calls, size)
+    return [Batch(number, len(parts), part) for number, part in enumerate(parts, 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +95,7 @@ class Work:
         timeframe: of the bars.
         now: the instant that the run takes for the present.
         judges: the rules of each asset class in the run.
+        mark: the moment the run was planned at, as :meth:`closingbell.store.PostgresWriter.mark` says it.
     """
 
     run_id: UUID
@@ -86,6 +103,7 @@ class Work:
     timeframe: str
     now: datetime
     judges: Mapping[AssetClass, Judge] = field(repr=False)
+    mark: str = ""
 
     def judge(self, call: Call) -> Judge:
         """Who judges the bars of a call."""
@@ -128,11 +146,12 @@ def told(step: Callable[P, T]) -> Callable[P, T | State[Any]]:
 
 @task(name="batch", task_run_name="batch {batch}", cache_policy=NO_CACHE, retry_condition_fn=worth_retrying)
 @told
-def ingest_batch(batch: Batch, work: Work) -> Tally:
+def ingest_batch(batch: Batch[Call], work: Work) -> Tally:
     """Fetch, check and commit the calls of a batch, one by one; on a retry only those that failed.
 
     A call that fails leaves its cells in the ledger as gaps with the reason, at once: whatever happens to
-    this process, the state is true. A failure that only time can mend makes the task retry.
+    this process, the state is true. A failure that only time can mend makes the task retry. Cells that another run
+    has in flight are waited for, and those that it fetched are not fetched again.
 
     Raises:
         BatchFailedError: some calls failed and may succeed later.
@@ -144,14 +163,20 @@ def ingest_batch(batch: Batch, work: Work) -> Tally:
     batch.take_up()
     tried = False
     try:
-        while batch.todo:
+        while batch.todo or batch.under_way:
             if resources.stopped:
                 raise RunEndingError("the run has to stop", value=resources.stopped.what)
-            call = batch.todo[0]
-            outcome, error = _fetch(call, work, resources, batch.tally, skip=tried and resources.failing >= DEAD_LINE)
+            claim = batch.under_way = batch.under_way or _next(batch, work, resources)
+            if claim is None or claim.call is None:
+                continue
+            call = claim.call
+            if batch.answer is None:
+                skip = tried and resources.failing >= DEAD_LINE
+                batch.answer = _fetch(call, work, resources, batch.tally, skip=skip)
             tried = True
-            gaps = _commit(outcome, work, resources, batch.tally)
-            batch.todo.pop(0)
+            outcome, error = batch.answer
+            gaps = _commit(outcome, claim, work, resources, batch.tally)
+            batch.under_way = batch.answer = None
             if error is None:
                 continue
             batch.tally.failures.append(
@@ -185,6 +210,28 @@ def retries(settings: Settings) -> dict[str, Any]:
 def retrying(settings: Settings) -> Task[..., Any]:
     """The batch task with its retries."""
     return ingest_batch.with_options(**retries(settings))
+
+
+def _next(batch: Batch[Call], work: Work, resources: Resources) -> Claim | None:
+    """Claim the next call that no other run has in flight; None if there is none just now."""
+    writer = resources.store.writer
+    for _ in range(len(batch.todo)):
+        call = batch.todo.pop(0)
+        try:
+            claim = writer.claim(work.run_id, work.source, work.timeframe, call, work.mark)
+        except BaseException:
+            batch.todo.insert(0, call)
+            raise
+        if claim.busy:
+            batch.todo.append(call)
+        elif claim.call is None:
+            batch.tally.spared += 1
+        else:
+            return claim
+    if batch.todo:
+        get_run_logger().info("batch %s waits: another run is fetching %s", batch, batch.todo[0])
+        resources.wait(LOOK_AGAIN)
+    return None
 
 
 def _fetch(
@@ -224,11 +271,11 @@ def _bars(call: Call, work: Work, resources: Resources) -> tuple[Bars, int]:
     return bars, len(bars)
 
 
-def _commit(outcome: Outcome, work: Work, resources: Resources, tally: Tally) -> int:
+def _commit(outcome: Outcome, claim: Claim, work: Work, resources: Resources, tally: Tally) -> int:
     """Write an outcome; returns how many of its cells are gaps now that were none, or others, before."""
     begun = time.perf_counter()
-    calls = resources.uncounted_calls()
-    result = resources.store.writer.flush(work.run_id, work.source, work.timeframe, [outcome], calls, work.now)
+    calls, claims = resources.uncounted_calls(), [claim.claim_id] if claim.claim_id else []
+    result = resources.store.writer.flush(work.run_id, work.source, work.timeframe, [outcome], calls, work.now, claims)
     tally.spend("database", time.perf_counter() - begun)
     tally.add(
         Tally(
@@ -245,11 +292,15 @@ def _commit(outcome: Outcome, work: Work, resources: Resources, tally: Tally) ->
     return result.gaps
 
 
-def _leave_untried(batch: Batch, work: Work, resources: Resources) -> None:
+def _leave_untried(batch: Batch[Call], work: Work, resources: Resources) -> None:
     """Leave to the next run what this one does not get to: every cell of the plan has a reason, always."""
-    outcomes = [work.judge(call).not_tried(call) for call in batch.todo]
+    calls, claims = list(batch.todo), list[int]()
+    if batch.under_way and batch.under_way.call and batch.under_way.claim_id:
+        calls.append(batch.under_way.call)
+        claims.append(batch.under_way.claim_id)
+    outcomes = [work.judge(call).not_tried(call) for call in calls]
     try:
-        calls = resources.uncounted_calls()
-        resources.store.writer.flush(work.run_id, work.source, work.timeframe, outcomes, calls, work.now)
+        made = resources.uncounted_calls()
+        resources.store.writer.flush(work.run_id, work.source, work.timeframe, outcomes, made, work.now, claims)
     except ClosingbellError as error:
         get_run_logger().error("calls that were not tried are not noted: %s", error)

@@ -13,25 +13,13 @@ from closingbell.errors import ClosingbellError, ConfigurationError, FatalError,
 from closingbell.identity import NEAR, Tenure
 from closingbell.looks import Look
 from closingbell.report import Failure, Tally
-from tasks.batch import BatchFailedError, Work, may_pass, told, worth_retrying
+from tasks.batch import Batch, BatchFailedError, Work, may_pass, told, worth_retrying
 from tasks.resources import Resources, current
-
-
-class Looks:
-    """Some looks, and what came of them so far; a plain class for the reason that :class:`tasks.batch.Batch` is one."""
-
-    def __init__(self, number: int, of: int, looks: tuple[Look, ...]) -> None:
-        self.name = f"{number} of {of}"
-        self.todo: list[Look] = list(looks)
-        self.tally = Tally(calls_done=len(looks))
-
-    def __str__(self) -> str:
-        return self.name
 
 
 @task(name="look up", task_run_name="look up {batch}", cache_policy=NO_CACHE, retry_condition_fn=worth_retrying)
 @told
-def look_up(batch: Looks, work: Work) -> Tally:
+def look_up(batch: Batch[Look], work: Work) -> Tally:
     """Fetch and commit the facts of a batch, one by one; on a retry only those that failed.
 
     Raises:
@@ -40,8 +28,8 @@ def look_up(batch: Looks, work: Work) -> Tally:
         FatalError: the database refused a statement.
         RunEndingError: another batch knows why the run has to stop, or somebody stops it.
     """
-    resources, again = current(), list[Look]()
-    batch.tally.failures = [failure for failure in batch.tally.failures if failure.reason != "failed"]
+    resources = current()
+    batch.take_up()
     try:
         while batch.todo:
             if resources.stopped:
@@ -57,12 +45,11 @@ def look_up(batch: Looks, work: Work) -> Tally:
                 batch.tally.failures.append(
                     Failure(str(look), error.what, error.reason or "failed", 0, whose, str(error))
                 )
-                again += [look] if may_pass(error) else []
+                batch.failed += [look] if may_pass(error) else []
     except (ConfigurationError, FatalError, RunEndingError) as error:
         resources.stop(error)
         raise
-    batch.todo = again
-    if again:
+    if batch.failed:
         raise BatchFailedError(batch.tally)
     return batch.tally
 

@@ -6,30 +6,27 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from closingbell import plan, report
-from closingbell.errors import ClosingbellError, ConfigurationError
+from closingbell import report
+from closingbell.errors import ClosingbellError, ConfigurationError, RunEndingError
 from closingbell.night import Night
 from closingbell.report import Tally
 from closingbell.request import Request
 from closingbell.settings import load
-from tasks.batch import Batch, BatchFailedError, Work
+from tasks.batch import BatchFailedError, Work
 from tasks.limiter import PrefectGate
 from tasks.resources import Resources
 
-
-def batches(night: Night, size: int) -> list[Batch]:
-    """The plan's calls, ``size`` to a batch."""
-    parts = plan.batches(night.plan.calls, size)
-    return [Batch(number, len(parts), calls) for number, calls in enumerate(parts, 1)]
+#: Seconds for which a run that is stopped waits for its batches to note what they leave.
+GRACE: Final = 15.0
 
 
 def announce(lines: Sequence[str], gate: PrefectGate) -> list[str]:
@@ -51,7 +48,14 @@ def gather(futures: Sequence[PrefectFuture[Tally]], resources: Resources) -> Tal
         ClosingbellError: the run had to stop: the first reason, after all batches have ended.
     """
     whole = Tally()
-    for result in [future.result(raise_on_failure=False) for future in futures]:
+    try:
+        results = [future.result(raise_on_failure=False) for future in futures]
+    except BaseException as broken_off:
+        # Ctrl-C or a cancellation: what the batches leave behind has to be written before the state is told.
+        resources.abandon(RunEndingError("the run was stopped", value=type(broken_off).__name__))
+        wait(list(futures), timeout=GRACE)
+        raise
+    for result in results:
         if isinstance(result, BatchFailedError):
             result = result.tally
         if isinstance(result, Tally):

@@ -32,6 +32,7 @@ class Resources:
         gate: the quota.
         night: the run, once it is worked out.
         stopped: why the run has to stop, as soon as any of its batches knows.
+        halted: set with it.
         failing: how many calls in a row, of whatever batch, got no answer that could be used.
     """
 
@@ -43,6 +44,7 @@ class Resources:
     night: Night | None = None
     _context: Context | None = None
     stopped: ClosingbellError | None = None
+    halted: threading.Event = field(default_factory=threading.Event)
     failing: int = 0
     _counted: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
@@ -75,6 +77,16 @@ class Resources:
         """Let no batch begin another call: the first reason counts."""
         with self._counting:
             self.stopped = self.stopped or error
+        self.halted.set()
+
+    def abandon(self, error: ClosingbellError) -> None:
+        """Stop within moments: calls on their way are cut off, and whoever waits for the quota is sent home."""
+        self.stop(error)
+        self.source.abort()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for so long, or until the run has to stop."""
+        self.halted.wait(seconds)
 
     def note_answer(self, *, usable: bool) -> None:
         """Count calls that fail in a row, over all batches."""

@@ -13,12 +13,15 @@
     └── FatalError            this run cannot go on
 
 Every message says what failed, the offending value and the fix. ``what`` is the same sentence for every
-ticker that fails the same way, so a report can group by it. No message ever holds a key or a password.
+ticker that fails the same way, so a report can group by it. No message ever holds a key or a password, nor a
+character that steers a terminal.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
+
+from closingbell.text import visible
 
 
 class ClosingbellError(Exception):
@@ -38,7 +41,7 @@ class ClosingbellError(Exception):
         self.value = value
         self.fix = fix
         shown = what if value is None else f"{what}: {value}"
-        super().__init__(f"{shown}. {fix}" if fix else shown)
+        super().__init__(visible(f"{shown}. {fix}" if fix else shown, keep="\n"))
 
 
 class ConfigurationError(ClosingbellError):

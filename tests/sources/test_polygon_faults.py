@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import itertools
 import logging
 import random
 import socket
+import threading
 import traceback
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,6 +58,7 @@ def drip(first: bytes) -> list[Step]:
 
 
 QUOTA = "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue."
+DEEP = b'{"status":"OK","x":' + b"[" * 100_000
 BODY = series()
 HALF = [head(200, 1000), b'{"ticker":"AAPL",']
 
@@ -140,13 +146,56 @@ FAULTS = [
         MalformedResponseError,
         "the answer's gzip stream is broken",
     ),
+    Fault(
+        "gzip-and-more",
+        answer(gzip.compress(b'{"status":"OK"}') + b"more", headers={"Content-Encoding": "gzip"}),
+        MalformedResponseError,
+        "the answer's gzip stream is broken",
+    ),
+    Fault("gzip-unsaid", answer(gzip.compress(b"{}")), MalformedResponseError, "the answer is not valid JSON"),
     Fault("brotli", answer(b"x", headers={"Content-Encoding": "br"}), MalformedResponseError, "not asked for"),
+    Fault("deflate", answer(b"x", headers={"Content-Encoding": "deflate"}), MalformedResponseError, "not asked for"),
     Fault("html", answer(NGINX), MalformedResponseError, "the answer is not valid JSON"),
     Fault("empty", answer(b""), MalformedResponseError, "the answer is not valid JSON"),
     Fault("not-utf8", answer(b'{"status":"O\xff"}'), MalformedResponseError, "the answer is not valid JSON"),
     Fault("json-cut", answer(b'{"status":"OK","resul'), MalformedResponseError, "the answer is not valid JSON"),
     Fault("json-and-more", answer(b'{"status":"OK"}{}'), MalformedResponseError, "the answer is not valid JSON"),
     Fault("array", answer([]), MalformedResponseError, "a field of the wrong type"),
+    Fault("utf-16", answer('{"status":"OK"}'.encode("utf-16")), MalformedResponseError, "not valid JSON"),
+    Fault("nan", answer(b'{"status":"OK","x":NaN}'), MalformedResponseError, "not valid JSON"),
+    Fault("infinity", answer(b'{"status":"OK","x":-Infinity}'), MalformedResponseError, "not valid JSON"),
+    Fault("deep", answer(DEEP), MalformedResponseError, "the answer is nested too deep"),
+    Fault("deep-500", answer(DEEP[:60_000], 500), RetryableError, "the vendor's server failed"),
+    Fault(
+        "results-twice",
+        answer(b'{"status":"OK","results":null,"results":null}'),
+        MalformedResponseError,
+        "more than one list of results",
+    ),
+    Fault(
+        "length-below-zero",
+        [b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}", Close],
+        MalformedResponseError,
+        "the answer's status is not OK",
+    ),
+    Fault(
+        "two-lengths",
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", Close],
+        RetryableError,
+        "the connection to the vendor broke off",
+    ),
+    Fault(
+        "headers-without-end",
+        [b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 5_000, Close],
+        RetryableError,
+        "the connection to the vendor broke off",
+    ),
+    Fault(
+        "header-of-1MB",
+        [b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 1_000_000 + b"\r\n\r\n", Close],
+        RetryableError,
+        "the connection to the vendor broke off",
+    ),
     Fault("garbage-10MB", answer(b"\x00\xffgarbage" * 1_200_000), MalformedResponseError, "not valid JSON"),
     Fault("status-ERROR", said(200, "Unknown API Key"), MalformedResponseError, "the answer's status is not OK"),
     Fault("ticker-is-key", answer(series(CANARY)), MalformedResponseError, "the answer is of another ticker"),
@@ -264,8 +313,9 @@ def test_plain_http_where_tls_is_expected(connect: Callable[..., PolygonSource])
         ("0", 0.0),
         ("1.5", 1.5),
         ("-3", 0.0),
-        ("999999999", 3600.0),
-        ("inf", 3600.0),
+        ("7200", 3600.0),
+        ("999999999", None),
+        ("inf", None),
         ("nan", None),
         ("soon", None),
         ("", None),
@@ -290,6 +340,15 @@ def test_retry_after_may_be_a_date(server: FaultServer, source: PolygonSource, g
     assert 28 <= gate.pauses[0] <= 30
 
 
+def test_a_date_counts_from_the_vendors_own_clock(server: FaultServer, source: PolygonSource, gate: OpenGate) -> None:
+    noon = 1_700_000_000
+    told = {"Date": formatdate(noon, usegmt=True), "Retry-After": formatdate(noon + 12, usegmt=True)}
+    server.reply(answer(b"", 429, told))
+    with pytest.raises(RetryableError):
+        source.fetch_range("AAPL", FIRST, LAST)
+    assert gate.pauses == [12.0]
+
+
 def test_only_a_429_pauses_others(server: FaultServer, source: PolygonSource, gate: OpenGate) -> None:
     server.reply(answer(b"", 503, {"Retry-After": "9"}))
     with pytest.raises(RetryableError) as caught:
@@ -304,6 +363,107 @@ def test_a_body_over_the_limit(server: FaultServer, connect: Callable[..., Polyg
         server.reply(reply)
         with pytest.raises(MalformedResponseError, match=r"larger than any page.*over 100,000 bytes"):
             small.fetch_range("AAPL", FIRST, LAST)
+
+
+def test_an_endless_body_and_a_gzip_bomb_take_no_memory(
+    server: FaultServer, connect: Callable[..., PolygonSource]
+) -> None:
+    small = connect(max_bytes=1_000_000, read_timeout=10, call_timeout=60)
+    bomb = zipped(b" " * 50_000_000)
+    gone = threading.Event()
+
+    def endless(_: object) -> Iterator[Step]:
+        try:
+            yield head(200, None)
+            yield from itertools.repeat(b"x" * 65_536)
+        finally:
+            gone.set()
+
+    for reply in (endless, lambda _: bomb):
+        server.requests.clear()
+        server.reply(reply)
+        tracemalloc.start()
+        with pytest.raises(MalformedResponseError, match="larger than any page"):
+            small.fetch_range("AAPL", FIRST, LAST)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 5_000_000
+    assert gone.wait(10), "the connection is closed, not left to send on"
+
+
+def test_a_connection_that_is_never_made_ends_in_time(connect: Callable[..., PolygonSource], gate: OpenGate) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:  # the queue is full after the first: who comes later gets no answer at all
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        with pytest.raises(RetryableError, match=r"did not answer in time.*connecting"):
+            connect(f"http://127.0.0.1:{full.getsockname()[1]}", connect_timeout=0.2).fetch_range("AAPL", FIRST, LAST)
+        for one in waiting:
+            one.close()
+    assert (gate.calls, gate.inside) == (1, 0)
+
+
+def test_a_tls_handshake_obeys_the_deadline(connect: Callable[..., PolygonSource]) -> None:
+    over = threading.Event()
+
+    class Slow(FaultServer):
+        def wrap(self, connection: socket.socket) -> socket.socket:
+            # A record of the handshake that is long enough to go on for minutes, a byte at a time.
+            connection.sendall(b"\x16\x03\x03\x3f\xff\x02")
+            while not over.wait(0.02):
+                connection.sendall(b"\x00")
+            return connection
+
+    limits = {"connect_timeout": 5.0, "read_timeout": 5.0, "call_timeout": 0.3}
+    with Slow() as slow, pytest.raises(RetryableError, match=r"in time.*not complete after 0\.3 s"):
+        connect(slow.url.replace("http", "https"), **limits).fetch_range("AAPL", FIRST, LAST)
+    over.set()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(status: int, server: FaultServer, source: PolygonSource) -> None:
+    with FaultServer() as elsewhere:
+        elsewhere.json(BODY)
+        server.reply(answer(b"", status, {"Location": f"{elsewhere.url}/v2/aggs"}))
+        with pytest.raises(ClosingbellError):
+            source.fetch_range("AAPL", FIRST, LAST)
+    assert (elsewhere.connections, len(server.requests)) == (0, 1)
+
+
+def test_the_key_is_in_the_header_and_no_local_variable_shows_it(
+    server: FaultServer, connect: Callable[..., PolygonSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+    from rich.traceback import Traceback
+
+    def buggy(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("urllib3.connection.HTTPConnection.request", buggy)
+    with pytest.raises(ZeroDivisionError) as caught:
+        connect().fetch_range("AAPL", FIRST, LAST)
+    trace = Traceback.from_exception(caught.type, caught.value, caught.tb, show_locals=True, locals_max_string=None)
+    page = io.StringIO()
+    Console(file=page, width=400).print(trace)
+    assert "Authorization" in page.getvalue()
+    assert CANARY not in page.getvalue()
+
+
+def test_what_the_vendor_says_stays_on_its_line(server: FaultServer, source: PolygonSource) -> None:
+    server.reply(
+        answer({"status": "ERROR", "error": "no\x1b[2J\u202e\x00\nERROR forged\r\x9b31m"}, 400),
+        answer(series(status="O\x1b[2JK", error="a\nforged line")),
+        answer(series("AAPL\x1b[2J\n")),
+        answer(series(next_url="http://x/\x1b[2J\nforged")),
+        [b"HTTP/1.1 200 \x1b[2J\r\nContent-Length: 2\r\nContent-Encoding: \x1b[2J\r\n\r\n{}"],
+        [b"\x1b[2Jnot http\r\n\r\n", Close],
+    )
+    for _ in range(6):
+        with pytest.raises(ClosingbellError) as caught:
+            source.fetch_range("AAPL", FIRST, LAST)
+        assert str(caught.value).isprintable(), str(caught.value)
+        assert str(caught.value.value).isprintable()
 
 
 def test_the_source_works_on_after_every_fault(server: FaultServer, source: PolygonSource) -> None:

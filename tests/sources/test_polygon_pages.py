@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, datetime
 from typing import Any
 
@@ -35,6 +36,10 @@ def without(field: str) -> dict[str, Any]:
         (series(resultsCount=9), "the answer has not the number of rows it says"),
         (series(resultsCount=11), "the answer has not the number of rows it says"),
         (series(resultsCount=0), "the answer has not the number of rows it says"),
+        (series(resultsCount=-10), "the answer has not the number of rows it says"),
+        (series(resultsCount=10**4000), "the answer has a field of the wrong type"),
+        (series(resultsCount=10.5), "the answer has a field of the wrong type"),
+        (series(resultsCount="10"), "the answer has a field of the wrong type"),
         (without("results"), "the answer has not the number of rows it says"),
         (series(results=None), "the answer has not the number of rows it says"),
         (series(results=[]), "the answer has not the number of rows it says"),
@@ -49,7 +54,10 @@ def without(field: str) -> dict[str, Any]:
         (series(rows=[row(date(2024, 3, 1)), *ROWS]), "the answer has bars outside of the range asked"),
         (series(rows=[row(FIRST, t=stamp(FIRST) // 1000)]), "the answer has bars outside of the range asked"),
         (series(rows=[row(FIRST, t=stamp(FIRST) * 1000)]), "the answer has a field of the wrong type"),
+        (series(rows=[row(FIRST, t=stamp(FIRST) * 1_000_000)]), "the answer has a field of the wrong type"),
         (series(rows=[row(FIRST, t=10**30)]), "the answer has a field of the wrong type"),
+        (series(rows=[row(FIRST, c=10**400)]), "the answer has a field of the wrong type"),
+        (series(rows=[row(FIRST, t=-1)]), "the answer has a field of the wrong type"),
         (series(rows=[row(FIRST, t=...)]), "the answer has a field of the wrong type"),
         (series(rows=[row(FIRST, c="10.5")]), "the answer has a field of the wrong type"),
         (series(rows=[row(FIRST, v=True)]), "the answer has a field of the wrong type"),
@@ -208,6 +216,75 @@ def test_a_cursor_that_leads_elsewhere_is_not_followed(target: str, server: Faul
     with pytest.raises(MalformedResponseError, match="the cursor leads to something else"):
         source.fetch_range("AAPL", FIRST, LAST)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("ats", [(1, 1), (1, 2, 1), (1, 2, 3, 2)], ids=str)
+def test_cursors_that_lead_in_a_circle_are_ended(
+    ats: tuple[int, ...], server: FaultServer, source: PolygonSource
+) -> None:
+    server.json(*[series(rows=ROWS[i : i + 1], next_url=next_url(at=at)) for i, at in enumerate(ats)])
+    with pytest.raises(MalformedResponseError, match="the cursor loops"):
+        source.fetch_range("AAPL", FIRST, LAST)
+    assert len(server.requests) == len(ats)
+
+
+def test_a_first_page_that_leads_to_itself(server: FaultServer, source: PolygonSource) -> None:
+    server.reply(lambda request: answer(series(next_url=server.url + request.target)))
+    with pytest.raises(MalformedResponseError, match="goes back to bars of the page before"):
+        source.fetch_range("AAPL", FIRST, LAST)
+    assert len(server.requests) == 2
+
+
+def test_new_bars_in_driblets_are_no_way_to_go_on_for_ever(server: FaultServer, source: PolygonSource) -> None:
+    start, at = stamp(FIRST, 10), "/range/1/minute/"
+    server.reply(
+        lambda _: answer(
+            series(
+                rows=[row(FIRST, t=start + 60_000 * len(server.requests))],
+                next_url=next_url(at=len(server.requests)).replace("/range/1/day/", at),
+            )
+        )
+    )
+    with pytest.raises(MalformedResponseError, match=r"lead on without end.*20 pages brought 20 rows"):
+        source.fetch_range("AAPL", FIRST, LAST, "1m")
+    assert len(server.requests) == 20
+
+
+def test_short_pages_are_pages(server: FaultServer, source: PolygonSource) -> None:
+    start = stamp(FIRST, 10)
+    bodies = [
+        series(
+            rows=[row(FIRST, t=start + 60_000 * (5 * page + n)) for n in range(5)],
+            next_url=next_url(at=page).replace("/range/1/day/", "/range/1/minute/") if page < 29 else ...,
+        )
+        for page in range(30)
+    ]
+    server.json(*bodies)
+    assert len(source.fetch_range("AAPL", FIRST, LAST, "1m")) == 150
+
+
+def test_the_key_goes_to_no_other_host(server: FaultServer, source: PolygonSource) -> None:
+    with FaultServer() as elsewhere:
+        elsewhere.json(series(rows=ROWS[4:]))
+        server.json(series(rows=ROWS[:4], next_url=next_url(host=elsewhere.url)), series(rows=ROWS[4:]))
+        assert len(source.fetch_range("AAPL", FIRST, LAST)) == 10
+    assert (elsewhere.connections, len(server.requests)) == (0, 2)
+
+
+def test_a_byte_order_mark_changes_nothing(server: FaultServer, source: PolygonSource) -> None:
+    server.reply(answer(b"\xef\xbb\xbf" + json.dumps(series()).encode()))
+    assert len(source.fetch_range("AAPL", FIRST, LAST)) == 10
+
+
+def test_of_a_name_that_is_there_twice_the_last_counts(server: FaultServer, source: PolygonSource) -> None:
+    text = json.dumps(series())
+    server.reply(
+        answer(text.replace('"ticker": "AAPL"', '"ticker": "AAPL", "ticker": "MSFT"').encode()),
+        answer(text.replace('"c": 10.5', '"c": 3, "c": 10.5').encode()),
+    )
+    with pytest.raises(MalformedResponseError, match="another ticker"):
+        source.fetch_range("AAPL", FIRST, LAST)
+    assert set(source.fetch_range("AAPL", FIRST, LAST).rows["close"]) == {10.5}
 
 
 def test_cursors_without_end_are_ended(server: FaultServer, source: PolygonSource) -> None:

@@ -22,7 +22,7 @@ def read(response: urllib3.BaseHTTPResponse, subject: str, most: int) -> bytes:
 
     Raises:
         MalformedResponseError: it is larger than ``most``, in an encoding that was not asked for, or its gzip stream
-            is cut short or corrupt. (The client library's own decoder passes a stream that ends early.)
+            is cut short, corrupt, or not all there is. (The client library's own decoder passes one that ends early.)
         urllib3.exceptions.HTTPError: the connection broke off or fell silent.
     """
     raw = _raw(response, subject, most)
@@ -64,9 +64,9 @@ def _unzip(raw: bytes, subject: str, most: int) -> bytes:
     else:
         if len(body) > most:
             raise _too_large(subject, most)
-        if stream.eof:
+        if stream.eof and not stream.unused_data:
             return body
-        problem = "it ends early"
+        problem = "something follows its end" if stream.eof else "it ends early"
     raise MalformedResponseError("the answer's gzip stream is broken", value=f"{subject}: {problem}", fix="Ask again")
 
 

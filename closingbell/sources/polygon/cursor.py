@@ -11,6 +11,13 @@ from closingbell.errors import MalformedResponseError
 #: Pages in a row that bring nothing new; the vendor's pages are counted in bars, so that even one is strange.
 _IDLE: Final = 10
 
+#: After so many pages, they have to have brought :data:`_SCANT` new rows each on average: the vendor's have thousands.
+_PATIENCE: Final = 20
+_SCANT: Final = 5
+
+#: No question has more pages: all dividends of 20 years have about 1,000, and minutes are asked for in parts.
+_MOST: Final = 2_000
+
 
 @dataclass(slots=True)
 class Cursors:
@@ -28,13 +35,14 @@ class Cursors:
     subject: str
     _seen: set[str] = field(default_factory=set)
     _idle: int = 0
+    _found: int = 0
 
-    def follow(self, next_url: str | None, advanced: bool) -> str | None:
+    def follow(self, next_url: str | None, new: int) -> str | None:
         """The path and query of the next page; None if this was the last.
 
         Args:
             next_url: as the page has it.
-            advanced: whether the page brought anything new.
+            new: how many rows the page brought that no page before it had.
 
         Raises:
             MalformedResponseError: the cursor was visited before, leads elsewhere, or leads on without end.
@@ -47,9 +55,13 @@ class Cursors:
         if target in self._seen:
             raise self._refused("the cursor loops", target)
         self._seen.add(target)
-        self._idle = 0 if advanced else self._idle + 1
+        self._found += new
+        self._idle = 0 if new else self._idle + 1
+        pages = len(self._seen)
         if self._idle >= _IDLE:
             raise self._refused("the cursors lead on without end", f"{_IDLE} pages brought nothing")
+        if pages >= _MOST or (pages >= _PATIENCE and self._found < _SCANT * pages):
+            raise self._refused("the cursors lead on without end", f"{pages:,} pages brought {self._found:,} rows")
         return target
 
     def _ours(self, next_url: str) -> str | None:

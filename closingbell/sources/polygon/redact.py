@@ -1,14 +1,18 @@
-"""No error text holds the key, whoever wrote the text."""
+"""No error text holds the key, or a character that acts, whoever wrote the text."""
 
 from __future__ import annotations
 
 from urllib.parse import quote
 
 from closingbell.errors import ClosingbellError
+from closingbell.text import visible
 
 
 class Redactor:
-    """Takes the key out of texts that others wrote, such as an error message that quotes it."""
+    """Takes the key out of texts that others wrote, such as an error message that quotes it, and escapes what is left.
+
+    Not even a line end stays: a vendor's message shall not write lines of its own into a log or a report.
+    """
 
     def __init__(self, key: str) -> None:
         self._forms = {key, quote(key, safe="")}
@@ -16,10 +20,10 @@ class Redactor:
     def __call__(self, text: str) -> str:
         for form in self._forms:
             text = text.replace(form, "(key)")
-        return text
+        return visible(text)
 
     def clean(self, error: ClosingbellError) -> ClosingbellError:
-        """``error`` itself, its text without the key."""
+        """``error`` itself, its text without the key and on one line."""
         error.args = (self(str(error)),)
         if isinstance(error.value, str):
             error.value = self(error.value)

@@ -59,7 +59,8 @@ class PolygonSource:
         connect_timeout: seconds for a connection.
         read_timeout: seconds that an answer may stay silent.
         call_timeout: seconds that an attempt may take in all, from the gate's permission to the last byte.
-        max_bytes: of a body, before and after unzipping; the largest real page has about 5 MB.
+        max_bytes: of a body, before and after unzipping; the largest real page has about 5 MB, and rows made to take
+            as much memory as they can take 15 times their bytes.
         pool_size: connections kept open.
         pause: the window of the quota, in seconds: after that long, an exceeded quota is free again.
 
@@ -78,7 +79,7 @@ class PolygonSource:
         connect_timeout: float = 10.0,
         read_timeout: float = 30.0,
         call_timeout: float = 120.0,
-        max_bytes: int = 64 * 1024 * 1024,
+        max_bytes: int = 16 * 1024 * 1024,
         pool_size: int = 8,
         pause: float = 60.0,
     ) -> None:
@@ -90,8 +91,9 @@ class PolygonSource:
         limits = Limits(connect_timeout, read_timeout, call_timeout, max_bytes, pause)
         self._tally = Tally()
         self._redact = Redactor(api_key)
-        self._transport = Transport(gate, limits, pool_size, self._redact, self._tally)
-        self._client = RESTClient(api_key, base=self.base_url, retries=0, pagination=False)
+        self._transport = Transport(api_key, gate, limits, pool_size, self._redact, self._tally)
+        # The transport alone has the key: what the client does not know, it cannot put into a text or a URL.
+        self._client = RESTClient("held by the transport", base=self.base_url, retries=0, pagination=False)
         # The client keeps a second client for experimental calls; neither may get round the gate.
         self._client.client = self._client.vx.client = self._transport
 
@@ -148,7 +150,7 @@ class PolygonSource:
         while True:
             with self._reading():
                 bars, next_url = answers.bars_of_range(answer.data, ticker, first, last, timeframe, previous, subject)
-                target = cursors.follow(next_url, advanced=len(bars) > 0)
+                target = cursors.follow(next_url, len(bars))
             yield Page(bars, len(bars), target)
             if target is None:
                 return
@@ -258,7 +260,7 @@ class PolygonSource:
                 known = len(found)
                 page, next_url = read(answer.data, listing)
                 found.update((key(fact), fact) for fact in page)
-                target = cursors.follow(next_url, advanced=len(found) > known)
+                target = cursors.follow(next_url, len(found) - known)
             if target is None:
                 return list(found.values())
             answer = self._page(target)

@@ -69,10 +69,20 @@ class Limits:
     pause: float
 
 
+class _Hidden(str):
+    """A text whose repr does not tell it: a traceback that prints local variables shows headers."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'(hidden)'"
+
+
 class Transport:
     """The proxy for ``client.client``; safe for use from many threads.
 
     Args:
+        key: sent in the Authorization header of every request, in place of the client's own.
         gate: what every attempt passes.
         limits: what one call may take.
         pool_size: connections kept open; as many as there are threads.
@@ -80,7 +90,8 @@ class Transport:
         tally: where calls and seconds are counted.
     """
 
-    def __init__(self, gate: Gate, limits: Limits, pool_size: int, redact: Redactor, tally: Tally) -> None:
+    def __init__(self, key: str, gate: Gate, limits: Limits, pool_size: int, redact: Redactor, tally: Tally) -> None:
+        self._authorization = _Hidden(f"Bearer {key}")
         self._gate = gate
         self._limits = limits
         self._redact = redact
@@ -155,7 +166,7 @@ class Transport:
                 method,
                 url,
                 fields=fields,
-                headers=headers,
+                headers={**(headers or {}), "Authorization": self._authorization},
                 retries=_ONCE,
                 redirect=False,
                 preload_content=False,

@@ -8,6 +8,7 @@ since a row lost here would be a row lost without a trace.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from datetime import date
 from typing import Annotated, Final, TypeVar
@@ -23,6 +24,8 @@ from closingbell.errors import MalformedResponseError
 #: Milliseconds since 1970, up to the year 2286: an instant in other units is noticed, and never overflows.
 Milliseconds = Annotated[float, Meta(ge=0, le=1e13)]
 Count = Annotated[float, Meta(ge=0, le=2.0**53)]
+#: Of rows. Without a bound, a number of a million digits would be read, and could not even be shown.
+Rows = Annotated[int, Meta(le=2**53)]
 
 
 class Row(Struct, gc=False):
@@ -57,8 +60,8 @@ class BarsEnvelope(Envelope):
     """What surrounds the rows of a range or a market day."""
 
     ticker: str | None = None
-    queryCount: int | None = None  # noqa: N815 - the vendor's name
-    resultsCount: int | None = None  # noqa: N815 - the vendor's name
+    queryCount: Rows | None = None  # noqa: N815 - the vendor's name
+    resultsCount: Rows | None = None  # noqa: N815 - the vendor's name
     adjusted: bool | None = None
 
 
@@ -156,15 +159,23 @@ def decode(data: bytes, kind: type[Body], subject: str) -> Body:
         subject: what was asked, for the error's text.
 
     Raises:
-        MalformedResponseError: it is not JSON, or not of this kind.
+        MalformedResponseError: it is not JSON, not of this kind, or has its results more than once.
     """
     try:
-        return _DECODERS[kind].decode(data)  # type: ignore[return-value]
+        # A byte order mark changes nothing of what follows (RFC 8259, 8.1).
+        body = _DECODERS[kind].decode(data.removeprefix(codecs.BOM_UTF8))
     except msgspec.ValidationError as error:
         problem, what = str(error), "the answer has a field of the wrong type"
+    except RecursionError:
+        problem, what = "brackets in brackets without end", "the answer is nested too deep"
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         begins = data[:40].decode("ascii", "replace") if data else "nothing"
         problem, what = f"{error}; it begins {begins!r}", "the answer is not valid JSON"
+    else:
+        if data.count(b'"results"') <= 1:
+            return body  # type: ignore[return-value]
+        # Of two lists of one name the decoder keeps the last: the rows of the first would be lost without a trace.
+        problem, what = "the name is there more than once", "the answer has more than one list of results"
     raise MalformedResponseError(what, value=f"{subject}: {problem}", fix="Ask again")
 
 

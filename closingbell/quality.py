@@ -25,6 +25,10 @@ Mask = NDArray[np.bool_]
 
 _NONE: Final = Bars(())
 
+#: The sizes that a price or a volume other than zero can have. The smallest price of a crypto token is about 1e-10, the
+#: largest volume of one about 1e15.
+PLAUSIBLE: Final = (1e-20, 1e20)
+
 #: How many bars a verdict names for a rule.
 EXAMPLES: Final = 3
 
@@ -87,6 +91,13 @@ def _missing_value(bars: Bars, _: Asked) -> Mask:
 def _not_finite(bars: Bars, _: Asked) -> Mask:
     names = ("open", "high", "low", "close", "volume", "vwap")
     return np.asarray(np.logical_or.reduce([np.isinf(bars.rows[name]) for name in names]))
+
+
+def _implausible(bars: Bars, _: Asked) -> Mask:
+    """So far off that what is computed from it overflows: one such bar makes a whole adjusted history unreadable."""
+    smallest, largest = PLAUSIBLE
+    sizes = [np.abs(bars.rows[name]) for name in ("open", "high", "low", "close", "volume", "vwap")]
+    return np.asarray(np.logical_or.reduce([(size > largest) | ((size > 0) & (size < smallest)) for size in sizes]))
 
 
 def _outside_asked(bars: Bars, asked: Asked) -> Mask:
@@ -158,6 +169,7 @@ RULES: Final = (
     Rule("not_closed", "the bar's session is not over", _not_closed),
     Rule("missing_value", "open, high, low, close or volume is absent", _missing_value),
     Rule("not_finite", "a price or the volume is infinite", _not_finite),
+    Rule("implausible", "a price or the volume is beyond anything that was ever traded", _implausible),
     Rule("duplicate", "the same bar came more than once", _duplicate),
     Rule("non_positive_price", "a price is zero or negative", _non_positive_price),
     Rule("negative_volume", "the volume or the number of trades is negative", _negative_volume),

@@ -48,6 +48,8 @@ BREAKING = [
     *[("missing_value", {name: math.nan}) for name in ("open", "high", "low", "close", "volume")],
     *[("not_finite", {name: math.inf}) for name in ("open", "high", "low", "close", "volume", "vwap")],
     *[("not_finite", {name: -math.inf}) for name in ("open", "high", "low", "close", "volume", "vwap")],
+    *[("implausible", {name: 1.1e20}) for name in ("open", "high", "low", "close", "volume", "vwap")],
+    *[("implausible", {name: 5e-324}) for name in ("open", "high", "low", "close", "volume", "vwap")],
     *[("non_positive_price", {name: 0.0}) for name in ("open", "high", "low", "close")],
     *[("non_positive_price", {name: -0.0}) for name in ("open", "high", "low", "close")],
     *[("non_positive_price", {name: -1.0}) for name in ("open", "high", "low", "close")],
@@ -66,10 +68,10 @@ PASSING = [
     {"vwap": math.nan},
     {"trades": NO_TRADES},
     {"trades": 0},
-    {"open": 5e-324, "high": 5e-324, "low": 5e-324, "close": 5e-324, "vwap": 5e-324},
+    {"open": 1e-20, "high": 1e-20, "low": 1e-20, "close": 1e-20, "vwap": 1e-20},
     {"open": 10.0, "high": 10.0, "low": 10.0, "close": 10.0, "vwap": 10.0},
-    {"volume": 5e-324},
-    {"volume": 1.7e308, "high": 1.7e308},
+    {"volume": 1e-20},
+    {"volume": 1e20, "high": 1e20},
 ]
 
 
@@ -227,6 +229,7 @@ def naive(bars: Bars, asked: Asked, profile: dict[str, Action]) -> tuple[list[st
             "not_closed": row["session"] > asked.closed_by.item(),
             "missing_value": any(math.isnan(value) for value in (*prices, volume)),
             "not_finite": any(math.isinf(value) for value in (*prices, volume, vwap)),
+            "implausible": any(abs(value) > 1e20 or 0 < abs(value) < 1e-20 for value in (*prices, volume, vwap)),
             "duplicate": not alike or i != copies[0],
             "non_positive_price": any(price <= 0 for price in prices),
             "negative_volume": volume < 0 or trades < -1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from datetime import date
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from closingbell.bars import Bars
 from closingbell.calendar import AssetClass, asset_class, calendar_for
 from closingbell.sources.base import Dividend, Identity, MarketDayPage, Split, TickerChange
 from closingbell.sources.polygon import checks
-from closingbell.sources.polygon.question import Listing
+from closingbell.sources.polygon.question import Listing, is_ticker
 from closingbell.sources.polygon.wire import (
     DividendsBody,
     EventsBody,
@@ -23,8 +24,12 @@ from closingbell.sources.polygon.wire import (
     columns,
     decode,
 )
+from closingbell.text import visible
 
 _log = logging.getLogger(__name__)
+
+#: Characters of a name or an id that are kept.
+_LONGEST: Final = 200
 
 
 def bars_of_range(
@@ -97,7 +102,9 @@ def splits(data: bytes, listing: Listing) -> tuple[list[Split], str | None]:
     rows = checks.listed(body.results, listing)
     for row in rows:
         checks.asked(row.ticker, row.execution_date, listing)
-    return [Split(r.ticker, r.execution_date, r.split_from, r.split_to, r.id) for r in rows], body.next_url
+    kept = [row for row in rows if is_ticker(row.ticker) and _possible(row.split_from / row.split_to)]
+    _say_left_out(len(kept), len(rows), listing)
+    return [Split(r.ticker, r.execution_date, r.split_from, r.split_to, _word(r.id)) for r in kept], body.next_url
 
 
 def dividends(data: bytes, listing: Listing) -> tuple[list[Dividend], str | None]:
@@ -111,22 +118,20 @@ def dividends(data: bytes, listing: Listing) -> tuple[list[Dividend], str | None
     rows = checks.listed(body.results, listing)
     for row in rows:
         checks.asked(row.ticker, row.ex_dividend_date, listing)
-    paid = [row for row in rows if row.cash_amount > 0]
-    if len(paid) < len(rows):
-        # Nothing paid changes no price; to refuse the page for it would cost every other ticker its dividends.
-        zeros = len(rows) - len(paid)
-        _log.warning("Left out %d dividends of 0 among the %d of an answer to %s.", zeros, len(rows), listing)
+    # What pays nothing changes no price.
+    kept = [row for row in rows if is_ticker(row.ticker) and _possible(row.cash_amount)]
+    _say_left_out(len(kept), len(rows), listing)
     found = [
         Dividend(
             row.ticker,
             row.ex_dividend_date,
             row.cash_amount,
-            row.currency or "USD",
-            row.dividend_type or "CD",
+            _word(row.currency) or "USD",
+            _word(row.dividend_type) or "CD",
             row.pay_date,
-            row.id,
+            _word(row.id),
         )
-        for row in paid
+        for row in kept
     ]
     return found, body.next_url
 
@@ -145,7 +150,23 @@ def identity(data: bytes, ticker: str, subject: str) -> Identity:
     for change in checks.changes(told.events, ticker, subject):
         if not changes or changes[-1].ticker != change.ticker:
             changes.append(change)
-    return Identity(instrument_id, told.name or "", tuple(changes))
+    return Identity(instrument_id, _word(told.name) or "", tuple(changes))
+
+
+def _possible(amount: float) -> bool:
+    """Whether a ratio of shares, or an amount paid, can be one: others would overflow in what is computed from it."""
+    return 1e-9 < amount < 1e9
+
+
+def _say_left_out(kept: int, came: int, listing: Listing) -> None:
+    """What cannot be is left out one by one: to refuse the page for it would cost every other ticker its facts."""
+    if kept < came:
+        _log.warning("Left out %d of the %d %s of an answer to %s.", came - kept, came, listing.facts, listing)
+
+
+def _word(text: str | None) -> str | None:
+    """A name or an id as it may be stored and shown: a database refuses a NUL, a terminal obeys an escape."""
+    return None if text is None else visible(text)[:_LONGEST]
 
 
 def _open_at_the_bell(rows: NDArray[np.void], kind: AssetClass) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from closingbell.errors import MalformedResponseError
 from closingbell.sources.base import TickerChange
-from closingbell.sources.polygon.question import Listing
+from closingbell.sources.polygon.question import Listing, is_ticker
 from closingbell.sources.polygon.wire import BarsEnvelope, Envelope, Event, EventsBody, Instrument
 
 #: ``DELAYED`` is what a plan with delayed data calls a good answer.
@@ -152,6 +152,9 @@ def changes(events: Sequence[Event], asked: str, subject: str) -> list[TickerCha
         if event.type == "ticker_change":
             if event.day is None or event.ticker_change is None:
                 raise _malformed("the answer has a change of ticker without its day or its ticker", subject)
+            if not is_ticker(event.ticker_change.ticker):
+                name = repr(event.ticker_change.ticker[:60])
+                raise _malformed("the answer has a change to what cannot be a ticker", f"{subject}: {name}")
             found.add(TickerChange(event.ticker_change.ticker, event.day))
     if not found:
         raise _malformed("the answer names no ticker of its instrument", subject)

@@ -56,9 +56,14 @@ def check_dates(first: date, last: date) -> None:
         raise ValueError(f"the last session {last} is before the first, {first}")
 
 
+def is_ticker(text: str) -> bool:
+    """Whether it could be a symbol of the vendor's."""
+    return _TICKER.fullmatch(text) is not None
+
+
 def check_ticker(ticker: str) -> None:
     """Let nothing into a URL's path that could make it another path."""
-    if not _TICKER.fullmatch(ticker):
+    if not is_ticker(ticker):
         raise UnknownTickerError(
             "this cannot be a ticker", value=repr(ticker[:60]), fix="Write it as the vendor does, such as BRK.B"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from closingbell.errors import ConfigurationError
 from closingbell.store.audit import Reconciliation
 from closingbell.store.facts import Facts
+from closingbell.store.patience import Patience
 from closingbell.store.postgres import PostgresWriter
 from closingbell.store.records import Records
 
@@ -47,13 +49,24 @@ _KEEPALIVE: Final = {
 }
 
 
-def open_store(url: str, *, connections: int = 8, retries: int = 3) -> Store:
+def open_store(
+    url: str,
+    *,
+    connections: int = 8,
+    retries: int = 3,
+    patience: float = 300.0,
+    lock_timeout: float = 30.0,
+    stopped: Callable[[], bool] | None = None,
+) -> Store:
     """Open a database; connects only when first used.
 
     Args:
         url: an SQLAlchemy URL; ``postgres://`` and ``postgresql://`` mean psycopg2.
         connections: how many threads may write at once.
-        retries: how often a transaction is done again when its connection dies.
+        retries: how often a transaction that writes bars is done again when it loses a race against another.
+        patience: seconds to wait for a database that is away, locked, or failing over; 0: an error at once.
+        lock_timeout: seconds that such a transaction waits for a lock before it is rolled back and tried again.
+        stopped: says that the run is being stopped, which ends a wait at once; may be called from any thread.
 
     Raises:
         ConfigurationError: the URL cannot be read, or names a database that is not supported.
@@ -78,8 +91,10 @@ def open_store(url: str, *, connections: int = 8, retries: int = 3) -> Store:
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={"connect_timeout": 10, "application_name": "closingbell", **_KEEPALIVE},
+        execution_options=Patience(patience, stopped).option(),
     )
-    return Store(engine, PostgresWriter(engine, retries=retries), Records(engine), Facts(engine))
+    writer = PostgresWriter(engine, retries=retries, lock_timeout=lock_timeout)
+    return Store(engine, writer, Records(engine), Facts(engine))
 
 
 def _parsed(url: str) -> sa.URL | None:

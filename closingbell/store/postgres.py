@@ -8,10 +8,9 @@ rewrites leaves a revision. Watermarks, gaps, quarantine and the run's counters 
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
@@ -23,16 +22,13 @@ from closingbell.bars import NO_TRADES, VALUES, Bars
 from closingbell.calendar import asset_class, calendar_for
 from closingbell.cells import Days, Gap, Watermark
 from closingbell.clock import Clock
-from closingbell.errors import RetryableError
 from closingbell.outcome import FlushResult, Outcome
 from closingbell.plan import Call
 from closingbell.store import statements as sql
 from closingbell.store.claims import MARK, Claim, close, take
 from closingbell.store.copy import Field, binary
-from closingbell.store.faults import transaction
 from closingbell.store.ledger import LOOK_BACK, Settlement, spans
-
-T = TypeVar("T")
+from closingbell.store.redo import Redo
 
 _COLUMNS: Final = "ticker, timeframe, session, ts, open, high, low, close, volume, vwap, trades, source, run_id"
 
@@ -47,15 +43,15 @@ class PostgresWriter:
     """Writes outcomes; safe to use from several threads, each flush on a connection of its own.
 
     Args:
-        engine: an engine for ``postgresql+psycopg2``.
-        retries: how often a flush is done again when the connection dies or a deadlock ends it.
+        engine: an engine for ``postgresql+psycopg2``; its patience says how long a database that is away is waited
+            for.
+        retries: how often a flush is done again that lost a race: a deadlock, a failed serialization.
         delay: seconds before the first of those; doubles each time.
+        lock_timeout: seconds to wait for a lock before the flush is rolled back and tried again, within the patience.
     """
 
-    def __init__(self, engine: sa.Engine, *, retries: int = 3, delay: float = 0.5) -> None:
-        self._engine = engine
-        self._retries = retries
-        self._delay = delay
+    def __init__(self, engine: sa.Engine, *, retries: int = 3, delay: float = 0.5, lock_timeout: float = 30.0) -> None:
+        self._redo = Redo(engine, retries=retries, delay=delay, lock_timeout=lock_timeout)
 
     def flush(
         self,
@@ -80,7 +76,9 @@ class PostgresWriter:
 
         Raises:
             ConfigurationError: the database refuses for a reason that a person has to mend.
-            RetryableError: it could not be reached, tried several times over.
+            RetryableError: it could not be reached, or was locked, for longer than the patience; a race was lost too
+                often.
+            RunEndingError: the run is being stopped while the database is waited for.
             FatalError: it refused a statement.
         """
         when = at or Clock().now()
@@ -153,18 +151,6 @@ class PostgresWriter:
             return [tuple(row) for row in connection.execute(sql.TAKE_OUT, values)]
 
         return self._redo(work) if len(rows) else []
-
-    def _redo(self, work: Callable[[sa.Connection], T]) -> T:
-        """Do a transaction, again when it may succeed later; a commit whose answer was lost is safe to redo."""
-        for attempt in range(self._retries + 1):
-            try:
-                with transaction(self._engine) as connection:
-                    return work(connection)
-            except RetryableError:
-                if attempt == self._retries:
-                    raise
-                time.sleep(self._delay * 2**attempt)
-        raise AssertionError("unreachable")
 
     def _flush(
         self,

@@ -22,7 +22,7 @@ PASSWORD = "s3cret/pa:ss@w%rd"
 def caught(url: sa.URL | str, kind: type[ClosingbellError]) -> ClosingbellError:
     """The error of a first look at a database."""
     text = url if isinstance(url, str) else url.render_as_string(hide_password=False)
-    with pytest.raises(kind) as caught, closing(open_store(text)) as store:
+    with pytest.raises(kind) as caught, closing(open_store(text, patience=0)) as store:
         store.records.overview()
     return without_password(caught.value)
 
@@ -175,7 +175,7 @@ def test_a_database_without_the_tables(store: Store) -> None:
 
 
 def test_more_writers_than_connections(database_url: str) -> None:
-    store = open_store(database_url, connections=1)
+    store = open_store(database_url, connections=1, patience=0)
     store.engine.pool._timeout = 0.05  # type: ignore[attr-defined]
     connect = store.engine.connect
     with connect(), connect(), connect(), pytest.raises(RetryableError) as caught:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from closingbell.errors import ClosingbellError, ConfigurationError
+from closingbell.errors import ClosingbellError, ConfigurationError, RetryableError
 
 if TYPE_CHECKING:
     from closingbell.settings import Settings
@@ -142,7 +142,7 @@ def opened() -> Iterator[tuple[Settings, Store]]:
     from closingbell.settings import load
     from closingbell.store import open_store
 
-    settings = load()
+    settings = load(_completed)
     with ExitStack() as stack:
         if settings.database_url:
             url = settings.database_url.get_secret_value()
@@ -152,6 +152,19 @@ def opened() -> Iterator[tuple[Settings, Store]]:
         stack.callback(store.close)
         _from_entry_point("schema")(store.engine)
         yield settings, store
+
+
+def _completed(settings: Settings) -> Settings:
+    """The settings with the secrets that Prefect's blocks hold, where a server is named and is needed for them."""
+    if not settings.prefect_api_url or (settings.database_url and settings.polygon_api_key):
+        return settings
+    try:
+        for entry in entry_points(group="closingbell.provider", name="secrets"):
+            completed: Settings = entry.load()(settings)
+            return completed
+    except RetryableError as error:
+        click.echo(f"warning: {error}", err=True)  # what is stored can be looked at without it
+    return settings
 
 
 def _from_entry_point(name: str) -> Any:
@@ -237,6 +250,7 @@ def doctor(as_json: bool) -> None:
     lines = [
         f"settings  ok: {settings.quota}, {market}",
         "database  ok: reachable, at the newest migration",
+        *(f"warning   {warning}" for warning in settings.warnings),
         *(f"ledger    {source} {timeframe}: {sums}" for (source, timeframe), sums in found.items()),
     ]
     lines += _damage_lines(found)

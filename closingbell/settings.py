@@ -5,16 +5,23 @@ Nothing else in the project looks at ``os.environ`` for its configuration.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from closingbell.errors import ConfigurationError
 from closingbell.quota import Quota
+from closingbell.text import visible
 
 POLYGON_URL = "https://api.polygon.io"
+
+#: The settings that hold a key or a password.
+SECRETS: Final = ("database_url", "polygon_api_key", "databento_api_key")
 
 
 class Settings(BaseSettings):
@@ -87,15 +94,53 @@ class Settings(BaseSettings):
 
         return self.market_size if self.uses_stand_in else MARKET_DAY_ROWS
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know of these settings, though a run can go on with them."""
+        parts = urlsplit(self.polygon_base_url)
+        if self.uses_stand_in or parts.scheme != "http" or _is_loopback(parts.hostname or ""):
+            return []
+        plain = f"POLYGON_API_KEY goes to {visible(parts.hostname or '')} over plain http, where others can read it"
+        return [f"{plain}. Set POLYGON_BASE_URL to an https address."]
 
-def load(**overrides: Any) -> Settings:
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def load(complete: Callable[[Settings], Settings] | None = None, **overrides: Any) -> Settings:
     """Read the settings; keyword arguments win over the environment, the environment over ``.env``.
+
+    Args:
+        complete: adds what is kept elsewhere, such as keys in Prefect's blocks.
+        **overrides: settings by their names in lower case.
 
     Raises:
         ConfigurationError: a value cannot be read, or two contradict each other.
     """
+    settings = read(**overrides)
+    if complete is not None:
+        settings = complete(settings)
+    if settings.polygon_api_key is None and settings.polygon_base_url != POLYGON_URL:
+        raise ConfigurationError(
+            "POLYGON_BASE_URL is set but POLYGON_API_KEY is not",
+            value="(not shown)" if "@" in settings.polygon_base_url else settings.polygon_base_url,
+            fix="Set the key that this address expects, or unset the address to use the stand-in market.",
+        )
+    return settings
+
+
+def read(**overrides: Any) -> Settings:
+    """The settings of the environment alone, whether or not they suffice for a run.
+
+    Raises:
+        ConfigurationError: a value cannot be read.
+    """
     try:
-        settings = Settings(**overrides)
+        return Settings(**overrides)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"]).upper()
@@ -105,10 +150,3 @@ def load(**overrides: Any) -> Settings:
             value="(not shown)" if secret else repr(first.get("input")),
             fix=f"{first['msg']}. See docs/settings.md.",
         ) from None
-    if settings.polygon_api_key is None and settings.polygon_base_url != POLYGON_URL:
-        raise ConfigurationError(
-            "POLYGON_BASE_URL is set but POLYGON_API_KEY is not",
-            value="(not shown)" if "@" in settings.polygon_base_url else settings.polygon_base_url,
-            fix="Set the key that this address expects, or unset the address to use the stand-in market.",
-        )
-    return settings

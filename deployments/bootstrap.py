@@ -64,6 +64,17 @@ def bootstrap(settings: Settings) -> list[str]:
         ) from None
 
 
+def settings_of_runs() -> Settings:
+    """The settings as a run on the active Prefect server has them: with the secrets that its blocks hold.
+
+    Raises:
+        ClosingbellError: they cannot be read.
+    """
+    from tasks.secrets import complete
+
+    return load(complete)
+
+
 @functools.cache
 def step() -> dict[str, str]:
     """The build step of prefect.yaml: bootstrap, once a command; its output is where the code is.
@@ -72,7 +83,7 @@ def step() -> dict[str, str]:
         SystemExit: it cannot; with the reason, for Prefect shows any other exception as a page of its own code.
     """
     try:
-        for line in bootstrap(load()):
+        for line in bootstrap(settings_of_runs()):
             click.echo(line)
     except ClosingbellError as error:
         raise SystemExit(f"error: {error}") from None
@@ -166,7 +177,7 @@ def without_credentials(url: str) -> str:
 def main() -> None:
     """Create the work pool and the quota's limit on the active Prefect server."""
     try:
-        for line in bootstrap(load()):
+        for line in bootstrap(settings_of_runs()):
             click.echo(line)
     except ClosingbellError as error:
         click.echo(f"error: {error}", err=True)

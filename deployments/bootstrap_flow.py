@@ -12,14 +12,13 @@ from typing import Any
 
 from prefect import flow
 
-from closingbell.settings import load
 from deployments import bootstrap as bootstrapping
 
 
 @flow(name="bootstrap")
 def _flow() -> list[str]:
     """Create the work pool and the quota's limit where they are missing; change nothing that exists."""
-    said = bootstrapping.bootstrap(load())
+    said = bootstrapping.bootstrap(bootstrapping.settings_of_runs())
     for line in said:
         logging.getLogger("prefect.flow_runs").info(line)
     return said

@@ -16,7 +16,7 @@ import click
 from closingbell import report
 from closingbell.cli import CANNOT_RUN, CELLS_FAILED, OK, Day, asking, json_option, plan, show
 from closingbell.errors import ConfigurationError
-from closingbell.settings import Settings, load
+from closingbell.settings import Settings, load, read
 from closingbell.store.records import as_run_id
 
 if TYPE_CHECKING:
@@ -195,13 +195,18 @@ def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> N
     """Run a flow in this process, show it while it runs, print its report, exit with its code."""
     from importlib import import_module
 
+    from deployments.bootstrap import settings_of_runs
     from deployments.local import joined_or_started
 
-    settings = load()
+    settings = read()
+    if settings.prefect_api_url is None:
+        settings = load()  # a server that is yet to be started holds no key, so this has to do
     # Prefect reads this when it is imported: the terminal belongs to the progress bar, the UI has the full log.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with ExitStack() as stack:
         _require(stack.enter_context(joined_or_started(settings))["PREFECT_API_URL"])
+        if settings.database_url is None:
+            settings = settings_of_runs()
         watch = stack.enter_context(_watching(settings, quiet=as_json))
         flow: Flow[..., Any] = getattr(import_module(module), name)
         begun: list[UUID] = []

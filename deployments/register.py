@@ -19,8 +19,7 @@ from uuid import UUID
 import click
 
 from closingbell.errors import ClosingbellError
-from closingbell.settings import load
-from deployments.bootstrap import CHECKOUT, POOL, bootstrap
+from deployments.bootstrap import CHECKOUT, POOL, bootstrap, settings_of_runs
 from deployments.prefect_server import START_SECONDS, healthy
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def main(local: str | None) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not healthy(os.environ["PREFECT_API_URL"]) and time.monotonic() < deadline:
             time.sleep(0.05)
-        for line in bootstrap(load()):
+        for line in bootstrap(settings_of_runs()):
             click.echo(line)
         if local:
             with get_client(sync_client=True) as client:

@@ -20,7 +20,7 @@ from closingbell.errors import ClosingbellError, ConfigurationError, RunEndingEr
 from closingbell.night import Night
 from closingbell.report import Tally
 from closingbell.request import Request
-from closingbell.settings import load
+from closingbell.settings import read
 from tasks.batch import BatchFailedError, Work
 from tasks.limiter import PrefectGate
 from tasks.resources import Resources
@@ -114,7 +114,7 @@ def give_up(told: dict[str, Any], resources: Resources | None) -> State[Any]:
     except ClosingbellError as error:
         logger.error("the database does not have the report: %s", error)
     try:
-        publish((resources.settings if resources else load()).closingbell_home, told)
+        publish((resources.settings if resources else read()).closingbell_home, told)
     except ClosingbellError as error:
         logger.error("the report has no file: %s", error)
     return Failed(message=told["error"])

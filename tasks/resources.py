@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from prefect.logging import get_run_logger
+
 from closingbell.clock import Clock
 from closingbell.errors import ClosingbellError, FatalError
 from closingbell.night import Night
@@ -18,6 +20,7 @@ from closingbell.store import Store, open_store
 from infra import embedded, migrations
 from tasks.context import Context
 from tasks.limiter import PrefectGate
+from tasks.secrets import complete
 
 
 @dataclass(slots=True)
@@ -112,7 +115,9 @@ def opened(settings: Settings | None = None) -> Iterator[Resources]:
     Raises:
         ConfigurationError: a setting, the database or the quota's limit is not fit for a run.
     """
-    settings = settings or load()
+    settings = settings or load(complete)
+    for warning in settings.warnings:
+        get_run_logger().warning(warning)
     with ExitStack() as stack:
         provided = stack.enter_context(embedded.provide(settings))
         store = open_store(

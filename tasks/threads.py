@@ -7,7 +7,7 @@ from typing import Any
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from closingbell.errors import ConfigurationError
-from closingbell.settings import Settings, load
+from closingbell.settings import Settings, read
 
 
 def threads() -> TaskRunner[Any]:
@@ -16,7 +16,7 @@ def threads() -> TaskRunner[Any]:
     A setting that cannot be read is not an error here, on import: the run says it, readably.
     """
     try:
-        width = load().fetch_threads
+        width = read().fetch_threads
     except ConfigurationError:
         width = int(Settings.model_fields["fetch_threads"].default)
     return ThreadPoolTaskRunner(max_workers=width)

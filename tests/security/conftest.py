@@ -1,0 +1,3 @@
+from tests.night.conftest import nights
+
+__all__ = ["nights"]

@@ -181,12 +181,14 @@ def next_command(run_id: UUID, failed: list[Failure], reconciliation: Reconcilia
     return f"closingbell retry {run_id}" if worth else None
 
 
-def stopped(run_id: UUID, flow: str, message: str, request: Request | None, seconds: float) -> dict[str, Any]:
+def stopped(
+    run_id: UUID, flow: str, message: str, request: Request | None, seconds: float, state: str = "Failed"
+) -> dict[str, Any]:
     """The report of a run that had to stop: what its flushes committed stands, the next run goes on from there."""
     failed = {message: {"calls": 0, "cells": 0, "tickers": []}}
     return {
         **_blank(run_id, flow, request),
-        "state": "Failed",
+        "state": state,
         "error": message,
         "failed": failed,
         "seconds": {"total": round(seconds, 3)},

@@ -196,7 +196,7 @@ def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> N
     from importlib import import_module
 
     from deployments.bootstrap import settings_of_runs
-    from deployments.local import joined_or_started
+    from deployments.local import ended_by_signals, joined_or_started
 
     settings = read()
     if settings.prefect_api_url is None:
@@ -204,7 +204,10 @@ def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> N
     # Prefect reads this when it is imported: the terminal belongs to the progress bar, the UI has the full log.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with ExitStack() as stack:
+        stack.enter_context(ended_by_signals())
         _require(stack.enter_context(joined_or_started(settings))["PREFECT_API_URL"])
+        from prefect.exceptions import TerminationSignal
+
         if settings.database_url is None:
             settings = settings_of_runs()
         watch = stack.enter_context(_watching(settings, quiet=as_json))
@@ -217,7 +220,12 @@ def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> N
                 watch.run_id = flow_run.id
 
         stack.callback(_send_what_waits)
-        state: Any = flow.with_options(on_running=[on_running])(**parameters, return_state=True)
+        try:
+            state: Any = flow.with_options(on_running=[on_running])(**parameters, return_state=True)
+        except (KeyboardInterrupt, TerminationSignal):
+            if told := _report(settings, begun):
+                show(told, report.lines(told), as_json)
+            raise KeyboardInterrupt from None
     told = _report(settings, begun)
     if told is None:
         show({"state": state.name, "message": state.message}, [f"{state.name}: {state.message}"], as_json)

@@ -71,7 +71,7 @@ def run_once(
         The run's report (empty if it wrote none) and the exit code: 0 if every cell is accounted for.
     """
     there = None if settings.prefect_api_url else standing.read(settings.closingbell_home)
-    with _ended_by_signals():
+    with ended_by_signals():
         if there and there.serves and healthy(there.prefect_api_url):
             environment = client_environment(settings.closingbell_home, there.prefect_api_url)
             with prefect_environment(environment):
@@ -85,7 +85,7 @@ def run_once(
 
 def serve(settings: Settings) -> int:
     """Keep the stack up until Ctrl-C or SIGTERM; returns the exit code."""
-    with _ended_by_signals() as ended, suppress(KeyboardInterrupt), Stack(settings, nightly=True) as stack:
+    with ended_by_signals() as ended, suppress(KeyboardInterrupt), Stack(settings, nightly=True) as stack:
         _say_where(stack)
         click.echo("The nightly schedule is on. Ctrl-C stops everything.", err=True)
         while not ended.wait(0.5):
@@ -155,7 +155,7 @@ def _say_where(stack: Stack) -> None:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[threading.Event]:
+def ended_by_signals() -> Iterator[threading.Event]:
     """Let SIGTERM end the block as Ctrl-C does, so that everything is stopped in order.
 
     Yields:

@@ -80,6 +80,6 @@ def _look(run: night.Run, kinds: Sequence[looks.Kind]) -> State[Any]:
         store.records.start_run(run.run_id, run.flow, asked.as_dict(), {**numbers, "told": told}, run.now)
         tally = look_at_splits(work, (since, today), settings)
         looking: Task[..., Any] = look_up.with_options(**retries(settings))
-        batches = looking.map(batched(wanted, run.batch_size), work=unmapped(work))
-        tally.add(steps.gather(batches, resources))
+        batches = batched(wanted, run.batch_size)
+        tally.add(steps.gather(looking.map(batches, work=unmapped(work)), batches, resources))
         return steps.final_state(steps.publish_looked(resources, work, run.flow, asked, numbers, tally, run.begun))

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from prefect import unmapped
 from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
@@ -21,11 +22,14 @@ from closingbell.night import work_out
 from closingbell.request import Request
 from closingbell.store.records import as_run_id
 from tasks import night as steps
-from tasks.batch import Work, batched, retrying
+from tasks.batch import Work, batched, leave_untried, retrying
 from tasks.minutes import look_at_minutes
 from tasks.resources import Resources, opened
 from tasks.splits import look_at_splits
 from tasks.sweep import sweep_up
+
+#: What ends a run because somebody wants it to, in words.
+_ASKED_TO: Final = {KeyboardInterrupt: "Ctrl-C", TerminationSignal: "a cancellation, or a shutdown (SIGTERM)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,10 @@ def run(
             return steps.give_up(told, resources)
         except BaseException as error:
             # A bug, Ctrl-C or a cancellation: Prefect handles it, but the run's row shall not say "Running" for ever.
-            message = f"the run was broken off by {type(error).__name__}"
-            told = report.stopped(run_id, flow, message, request, time.monotonic() - begun)
+            by = _ASKED_TO.get(type(error))
+            message = f"the run was stopped by {by}" if by else f"the run was broken off by {type(error).__name__}"
+            spent = time.monotonic() - begun
+            told = report.stopped(run_id, flow, message, request, spent, "Cancelled" if by else "Failed")
             steps.give_up(told, resources)
             raise
 
@@ -108,8 +114,12 @@ def _night(run: Run) -> State[Any]:
         store.facts.store_tenures(run.run_id, request.source, identity.shipped(), "shipped")
         splits = look_at_splits(work, night.splits, settings)
         resources.look_around(night)
-        batches = retrying(settings).map(batched(night.plan.calls, run.batch_size), work=unmapped(work))
-        tally = steps.gather(batches, resources)
+        batches = batched(night.plan.calls, run.batch_size)
+        try:
+            tally = steps.gather(retrying(settings).map(batches, work=unmapped(work)), batches, resources)
+        except BaseException:
+            leave_untried([batch for batch in batches if not batch.begun], work, resources)
+            raise
         tally.add(splits)
         tally.add(sweep_up(work, night.plan.calls, resources))
         tally.add(look_at_minutes(work, night.minutes, settings))

@@ -60,6 +60,7 @@ class Batch(Generic[C]):
         tally: what the batch adds up to.
         under_way: the call that is claimed and not committed yet.
         answer: what came of it, kept until it is committed: no call is made twice because the database was away.
+        begun: whether a thread has taken it up.
     """
 
     def __init__(self, number: int, of: int, calls: Sequence[C]) -> None:
@@ -69,12 +70,14 @@ class Batch(Generic[C]):
         self.tally = Tally(calls_done=len(calls))
         self.under_way: Claim | None = None
         self.answer: tuple[Outcome, ClosingbellError | None] | None = None
+        self.begun = False
 
     def __str__(self) -> str:
         return self.name
 
     def take_up(self) -> None:
         """Make ready for a try: what failed the last time is to do again."""
+        self.begun = True
         self.todo, self.failed = self.failed + self.todo, []
         self.tally.failures = [failure for failure in self.tally.failures if failure.reason != "failed"]
 
@@ -160,6 +163,8 @@ def ingest_batch(batch: Batch[Call], work: Work) -> Tally:
         RunEndingError: another batch knows why the run has to stop, or somebody stops it.
     """
     resources, logger = current(), get_run_logger()
+    if resources.stopped and not batch.begun:
+        raise RunEndingError("the run has to stop", value=resources.stopped.what)  # the run itself notes its calls
     batch.take_up()
     tried = False
     try:
@@ -187,7 +192,7 @@ def ingest_batch(batch: Batch[Call], work: Work) -> Tally:
                 batch.failed.append(call)
     except (ConfigurationError, FatalError, RunEndingError) as error:
         resources.stop(error)
-        _leave_untried(batch, work, resources)
+        leave_untried([batch], work, resources)
         raise
     if batch.failed:
         raise BatchFailedError(batch.tally)
@@ -292,12 +297,13 @@ def _commit(outcome: Outcome, claim: Claim, work: Work, resources: Resources, ta
     return result.gaps
 
 
-def _leave_untried(batch: Batch[Call], work: Work, resources: Resources) -> None:
+def leave_untried(batches: Sequence[Batch[Call]], work: Work, resources: Resources) -> None:
     """Leave to the next run what this one does not get to: every cell of the plan has a reason, always."""
-    calls, claims = list(batch.todo), list[int]()
-    if batch.under_way and batch.under_way.call and batch.under_way.claim_id:
-        calls.append(batch.under_way.call)
-        claims.append(batch.under_way.claim_id)
+    calls, claims = [call for batch in batches for call in batch.todo], list[int]()
+    for under_way in [batch.under_way for batch in batches if batch.under_way]:
+        if under_way.call and under_way.claim_id:
+            calls.append(under_way.call)
+            claims.append(under_way.claim_id)
     outcomes = [work.judge(call).not_tried(call) for call in calls]
     try:
         made = resources.uncounted_calls()

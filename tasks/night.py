@@ -21,19 +21,21 @@ from closingbell.night import Night
 from closingbell.report import Tally
 from closingbell.request import Request
 from closingbell.settings import read
-from tasks.batch import BatchFailedError, Work
-from tasks.limiter import PrefectGate
+from tasks.batch import Batch, BatchFailedError, Work
+from tasks.gates import Gates
 from tasks.resources import Resources
 
 #: Seconds for which a run that is stopped waits for its batches to note what they leave.
 GRACE: Final = 15.0
 
 
-def announce(lines: Sequence[str], gate: PrefectGate) -> list[str]:
+def announce(lines: Sequence[str], gates: Gates) -> list[str]:
     """Say what will be done before it is done, in the log and as an artifact; returns it, a line each."""
-    notes = []
-    if gate.in_force != gate.quota:
-        notes.append(f"the limit {gate.name} allows {gate.in_force}, the setting says {gate.quota}")
+    notes = [
+        f"the limit {gate.name} allows {gate.in_force}, the setting says {gate.quota}"
+        for gate in gates.opened()
+        if gate.in_force != gate.quota
+    ]
     told = [*lines, *notes]
     for line in told:
         get_run_logger().info(line)
@@ -41,7 +43,7 @@ def announce(lines: Sequence[str], gate: PrefectGate) -> list[str]:
     return told
 
 
-def gather(futures: Sequence[PrefectFuture[Tally]], resources: Resources) -> Tally:
+def gather(futures: Sequence[PrefectFuture[Tally]], batches: Sequence[Batch[Any]], resources: Resources) -> Tally:
     """What all batches add up to, those that failed for good included.
 
     Raises:
@@ -51,9 +53,9 @@ def gather(futures: Sequence[PrefectFuture[Tally]], resources: Resources) -> Tal
     try:
         results = [future.result(raise_on_failure=False) for future in futures]
     except BaseException as broken_off:
-        # Ctrl-C or a cancellation: what the batches leave behind has to be written before the state is told.
+        # Ctrl-C or a cancellation: batches at work note what they leave before the run tells its state.
         resources.abandon(RunEndingError("the run was stopped", value=type(broken_off).__name__))
-        wait(list(futures), timeout=GRACE)
+        wait([future for future, batch in zip(futures, batches, strict=True) if batch.begun], timeout=GRACE)
         raise
     for result in results:
         if isinstance(result, BatchFailedError):

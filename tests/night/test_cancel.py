@@ -1,0 +1,64 @@
+"""A run that is called off stops at once, whatever it waits for, and the next one goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+
+import pytest
+
+from closingbell.store import Store
+from tests.night.command import start
+from tests.night.conftest import NOW, Nights
+
+pytestmark = pytest.mark.prefect
+
+TICKERS = ["AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "AVGO", "TSLA"]
+CELLS = len(TICKERS) * 24
+
+
+@pytest.mark.parametrize(
+    ("number", "waits_for"), [(signal.SIGINT, "the vendor"), (signal.SIGTERM, "the quota")], ids=["ctrl-c", "sigterm"]
+)
+def test_a_run_called_off_leaves_a_true_state(
+    nights: Nights, store: Store, number: signal.Signals, waits_for: str
+) -> None:
+    if waits_for == "the vendor":
+        nights.market.fault("stall", seconds=600, when="body", path="/range/", after=2)
+    else:
+        nights.quota("3/600s")
+    environment = {
+        "DATABASE_URL": nights.database_url,
+        "POLYGON_BASE_URL": nights.market.url,
+        "POLYGON_API_KEY": "any",
+        "POLYGON_READ_TIMEOUT": "600",
+        "POLYGON_CALL_TIMEOUT": "600",
+        "POLYGON_CALLS_PER_MINUTE": "20/0.2s" if waits_for == "the vendor" else "3/600s",
+        "CLOSINGBELL_HOME": str(nights.home),
+        "CLOSINGBELL_NOW": NOW,
+        "BATCH_SIZE": "2",
+        "FETCH_THREADS": "2",
+    }
+    run = start(environment, "ingest", "-t", ",".join(TICKERS), "--start", "2026-02-02", "--end", "2026-03-06")
+    while len(nights.market.calls()) < 3:
+        assert run.poll() is None
+        threading.Event().wait(0.05)
+    run.send_signal(number)
+    out, errors = run.communicate(timeout=60)
+
+    assert run.returncode == 130, errors
+    told = json.loads(out)
+    assert told["state"] == "Cancelled"
+    assert told["unexplained"] == {}
+    assert told["expected_cells"] == CELLS == told["stored_bars"] + told["gaps"]["pending"]
+    row = store.records.run(told["run_id"])
+    assert row is not None
+    assert (row["state"], row["actual_calls"]) == ("Cancelled", len(nights.market.calls()))
+    assert store.records.audit()["polygon", "1d"].balanced
+
+    nights.market.clear_faults()
+    nights.quota("20/0.2s")
+    again = nights.retry(run_id=told["run_id"])
+    assert (again["state"], again["stored_bars"]) == ("Completed", CELLS)
+    assert again["inserted"] == CELLS - told["stored_bars"]

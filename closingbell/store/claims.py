@@ -26,8 +26,12 @@ _NO_ANSWER: Final = ("failed", "pending")
 #: What is visible to whoever asks now: an answer written by a transaction that is not, came later.
 MARK: Final = sa.text("SELECT CAST(pg_current_snapshot() AS text)")
 
-# One taker at a time, for as long as it takes to look and to write one row.
-_ALONE: Final = sa.text("SELECT pg_advisory_xact_lock(hashtext('closingbell.claim'), hashtext(:source || :timeframe))")
+# One taker at a time, for as long as it takes to look and to write one row. A claim need not outlive the server, so
+# that nobody waits for the disk.
+_ALONE: Final = sa.text("""
+    SELECT set_config('synchronous_commit', 'off', true),
+        pg_advisory_xact_lock(hashtext('closingbell.claim'), hashtext(:source || :timeframe))
+""")
 
 _OTHERS: Final = sa.text("""
     SELECT run_id, first_session, last_session, tickers, done_at IS NOT NULL AS done FROM claim

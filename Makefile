@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run up test soak lint format lock audit clean
+.PHONY: help run up test soak lint secrets format lock audit clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,6 +30,9 @@ lint: $(ENV) ## Check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+secrets: $(ENV) ## Look for keys and passwords in what is committed
+	@git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
+
 format: $(ENV) ## Put the style right
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -38,7 +41,7 @@ lock: $(ENV) ## Resolve pyproject.toml into the hashed requirements.lock
 	@$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --generate-hashes --universal --no-header -o requirements.lock
 
 audit: $(ENV) ## Look for known vulnerabilities in what is locked
-	@$(BIN)/pip-audit --disable-pip --require-hashes -r requirements.lock
+	@$(BIN)/python .ci/audit.py
 
 clean: ## Remove the environment and what tools left; the data in .closingbell stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

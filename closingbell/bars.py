@@ -61,6 +61,12 @@ class Bars:
         """The rows for which ``mask`` (shape (n,)) is true, of the same tickers; this very block if all are."""
         return self if mask.all() else Bars(self.tickers, self.rows[mask], self.timeframe)
 
+    def only(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Bars:
+        """Some rows, by a mask or their positions, of no other tickers than theirs."""
+        kept = self.rows[rows].copy()
+        used, kept["ticker"] = np.unique(kept["ticker"], return_inverse=True)
+        return Bars(tuple(self.tickers[i] for i in used), kept, self.timeframe)
+
     @classmethod
     def concat(cls, blocks: Iterable[Bars]) -> Bars:
         """One block from many of one timeframe; tickers are renumbered, rows keep their order.

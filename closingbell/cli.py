@@ -320,7 +320,7 @@ def _ticker_lines(known: Mapping[str, Any]) -> Iterator[str]:
         yield f"  held by     {held['name'] or held['instrument_id']} from {held['first_day']} {until}"
     told: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
         "gaps": ("gap", lambda row: f"{row['session']}  {row['reason']}  {row['last_error'] or ''}".rstrip()),
-        "quarantine": ("quarantine", lambda row: f"{row['session']}  {row['rule']}"),
+        "quarantine": ("quarantine", lambda row: f"{row['session']}  {row['rule']}  {row['message'] or ''}".rstrip()),
         "revisions": ("revision", lambda row: f"{described(row).partition(' ')[2]}  seen {row['seen_at']:%Y-%m-%d}"),
         "splits": ("split", lambda row: f"{row['execution_date']}  {row['split_to']:g}-for-{row['split_from']:g}"),
         "split_revisions": ("split was", _split_was),

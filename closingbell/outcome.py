@@ -5,8 +5,8 @@ This is what a source's answer becomes after the checks, and what the store writ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Final
 
@@ -18,7 +18,7 @@ from closingbell.cells import Days
 from closingbell.errors import ClosingbellError, NotYetPublishedError
 from closingbell.neighbours import KnownSplit
 from closingbell.plan import Call, MarketDay
-from closingbell.quality import PROFILES, Asked, Verdict, check
+from closingbell.quality import EXAMPLES, PROFILES, REFUSED, Asked, Verdict, check
 
 #: So long an empty market day means that it is not published; after that, that nothing was traded.
 FRESH: Final = np.timedelta64(7, "D")
@@ -53,6 +53,56 @@ class Outcome:
         """Whether the call brought nothing that can be relied on."""
         return self.error is not None
 
+    def without(self, refused: Mapping[int, str]) -> Outcome:
+        """The same with some of its accepted bars kept apart, as the database refuses them.
+
+        Args:
+            refused: what the database said of each, by its position in ``verdict.accepted``.
+        """
+        if not refused:
+            return self
+        verdict = self.verdict
+        positions = sorted(refused)
+        bad = np.zeros(len(verdict.accepted), np.bool_)
+        bad[positions] = True
+        apart = verdict.accepted.where(bad)
+        rows = apart.rows[:EXAMPLES]
+        named = tuple(f"{apart.tickers[row['ticker']]} {row['session']}" for row in rows)
+        before = verdict.messages or (None,) * len(verdict.quarantined)
+        judged = replace(
+            verdict,
+            accepted=verdict.accepted.where(~bad),
+            quarantined=Bars.concat([verdict.quarantined, apart]) if len(verdict.quarantined) else apart,
+            rules=(*verdict.rules, *(REFUSED for _ in positions)),
+            examples={**verdict.examples, REFUSED: named},
+            messages=(*before, *(refused[position] for position in positions)),
+        )
+        return replace(self, verdict=judged)
+
+    def only(self, tickers: Collection[str]) -> Outcome | None:
+        """What it says of some tickers; None where it says nothing of any of them."""
+        names = tuple(ticker for ticker in self.tickers if ticker in tickers)
+        if not names or len(names) == len(self.tickers):
+            return self if names else None
+        call = self.call
+        if isinstance(call, MarketDay):
+            call = replace(call, tickers=tuple(ticker for ticker in call.tickers if ticker in tickers))
+        verdict = self.verdict
+        kept = _of(verdict.quarantined, tickers)
+        judged = replace(
+            verdict,
+            accepted=verdict.accepted.only(_of(verdict.accepted, tickers)),
+            quarantined=verdict.quarantined.only(kept),
+            rules=tuple(rule for rule, here in zip(verdict.rules, kept, strict=True) if here),
+            messages=tuple(text for text, here in zip(verdict.messages, kept, strict=False) if here),
+        )
+        return replace(self, call=call, tickers=names, verdict=judged)
+
+    def empty_handed(self, error: str) -> Outcome:
+        """The same call as one that failed with ``error``."""
+        nothing = Verdict(Bars(()), Bars(()), (), {})
+        return Outcome(self.call, nothing, self.tickers, self.sessions, "failed", error)
+
 
 @dataclass(slots=True)
 class FlushResult:
@@ -64,7 +114,10 @@ class FlushResult:
         stored: bars accepted, changed or not.
         quarantined: bars kept apart.
         gaps: gap rows written or changed.
+        holes: cells without a bar, of calls that failed or were not made.
         absent: cells whose stored bar was not in the answer; it stands.
+        refused: tickers of which the database takes nothing at all, not even a gap, and what it says. Their cells are
+            not accounted for.
     """
 
     inserted: int = 0
@@ -72,7 +125,16 @@ class FlushResult:
     stored: int = 0
     quarantined: int = 0
     gaps: int = 0
+    holes: int = 0
     absent: list[tuple[str, date]] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def add(self, other: FlushResult) -> None:
+        """Take in what another transaction of the same flush changed."""
+        for name in ("inserted", "rewritten", "stored", "quarantined", "gaps"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.absent += other.absent
+        self.refused |= other.refused
 
 
 @dataclass(slots=True)
@@ -148,6 +210,12 @@ class Judge:
         asked = asked_sessions(call)
         inside = (self.calendar_sessions >= asked[0]) & (self.calendar_sessions <= asked[-1])
         return np.asarray(self.calendar_sessions[inside])
+
+
+def _of(bars: Bars, tickers: Collection[str]) -> NDArray[np.bool_]:
+    """Which bars are of some tickers; shape (n,)."""
+    wanted = np.array([ticker in tickers for ticker in bars.tickers], np.bool_)
+    return wanted[bars.rows["ticker"]] if len(bars) else np.zeros(0, np.bool_)
 
 
 def tickers(call: Call) -> tuple[str, ...]:

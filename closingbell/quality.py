@@ -29,6 +29,10 @@ _NONE: Final = Bars(())
 #: largest volume of one about 1e15.
 PLAUSIBLE: Final = (1e-20, 1e20)
 
+#: What a bar is filed under that keeps every rule here and that the database refuses all the same: a constraint or a
+#: trigger of somebody's own.
+REFUSED: Final = "refused"
+
 #: How many bars a verdict names for a rule.
 EXAMPLES: Final = 3
 
@@ -240,6 +244,8 @@ class Verdict:
         rules: shape (len(quarantined),): the name of the rule each of those breaks.
         warned: how many accepted bars break each warning rule.
         examples: for each rule broken, up to :data:`EXAMPLES` of its bars, the earliest: ``LNT 2016-05-19``.
+        messages: shape (len(quarantined),): what the database said of those that it refused; empty where it was not
+            asked.
     """
 
     accepted: Bars
@@ -247,6 +253,7 @@ class Verdict:
     rules: tuple[str, ...]
     warned: Mapping[str, int]
     examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    messages: tuple[str | None, ...] = ()
 
 
 def check(bars: Bars, asked: Asked, profile: Profile) -> Verdict:

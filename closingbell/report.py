@@ -10,11 +10,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from closingbell.night import Night
-from closingbell.quality import EXAMPLES, RULES
+from closingbell.quality import EXAMPLES, REFUSED, RULES
 from closingbell.request import Request
 from closingbell.store.audit import Reconciliation
 
-_EXPLAINS: Final = {rule.name: rule.explains for rule in RULES}
+_EXPLAINS: Final = {rule.name: rule.explains for rule in RULES} | {REFUSED: "the database does not take it"}
 
 #: The one call that brings no bars, in a failure's words.
 SPLITS: Final = "look at splits"

@@ -72,6 +72,11 @@ class Settlement:
         """Gaps to delete: their cell got its bar."""
         return [key for key in self._gaps_before if key not in self.gaps]
 
+    def holes(self, outcomes: Iterable[Outcome]) -> int:
+        """How many cells of calls that failed, or were not made, have no bar now."""
+        in_vain = (outcome for outcome in outcomes if outcome.failed or outcome.reason == "pending")
+        return sum(cell in self.gaps for outcome in in_vain for cell in outcome.call.cells)
+
     def settle(self, outcome: Outcome) -> NDArray[np.bool_]:
         """Take in one outcome.
 
@@ -83,6 +88,7 @@ class Settlement:
         had_bar = accounted(cells, self._as_ledger(outcome), again=REASONS)
         got = _cells_of(outcome.verdict.accepted, cells)
         kept_apart = _cells_of(outcome.verdict.quarantined, cells)
+        said = _said(outcome)
         accepted = outcome.verdict.accepted
         positions = _positions(accepted, cells)
         fresh = ~had_bar[positions] if len(accepted) else np.zeros(0, np.bool_)
@@ -92,7 +98,7 @@ class Settlement:
         for i, j in zip(*np.nonzero(~got & ~had_bar), strict=True):
             ticker, session = cells.tickers[i], cells.sessions[j].item()
             if kept_apart[i, j]:
-                self._open(ticker, session, "quarantined", outcome.error)
+                self._open(ticker, session, "quarantined", said.get((ticker, session), outcome.error))
             else:
                 self._absent(outcome, ticker, j)
         if not outcome.failed and outcome.reason == "empty":
@@ -172,6 +178,16 @@ def _text(error: str | None) -> str | None:
     if not error:
         return None
     return error.replace("\0", "").encode(errors="replace").decode()[:ERROR_LENGTH]
+
+
+def _said(outcome: Outcome) -> dict[tuple[str, date], str]:
+    """What the database said of the bars that it refused, by cell."""
+    bars = outcome.verdict.quarantined
+    return {
+        (bars.tickers[row["ticker"]], row["session"].item()): text
+        for row, text in zip(bars.rows, outcome.verdict.messages, strict=False)
+        if text
+    }
 
 
 def _positions(bars: Bars, cells: Cells) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

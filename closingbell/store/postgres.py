@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -23,12 +24,18 @@ from closingbell.calendar import asset_class, calendar_for
 from closingbell.cells import Days, Gap, Watermark
 from closingbell.clock import Clock
 from closingbell.outcome import FlushResult, Outcome
-from closingbell.plan import Call
+from closingbell.plan import Call, TickerRange
+from closingbell.quality import Verdict
 from closingbell.store import statements as sql
 from closingbell.store.claims import MARK, Claim, close, take
 from closingbell.store.copy import Field, binary
+from closingbell.store.faults import RefusedError
 from closingbell.store.ledger import LOOK_BACK, Settlement, spans
-from closingbell.store.redo import Redo
+from closingbell.store.patience import log
+from closingbell.store.redo import Redo, undo
+from closingbell.store.refusals import STRANGER, find_poison, store_by_ticker
+
+_NOTHING: Final = Verdict(Bars(()), Bars(()), (), {})
 
 _COLUMNS: Final = "ticker, timeframe, session, ts, open, high, low, close, volume, vwap, trades, source, run_id"
 
@@ -65,6 +72,9 @@ class PostgresWriter:
     ) -> FlushResult:
         """Write outcomes and all that follows from them in one transaction.
 
+        Where the database refuses a value, that value alone is kept apart: a bar in quarantine under the rule
+        ``refused``, with the database's words; what else it does not take costs its ticker the answer.
+
         Args:
             run_id: the run that does it; its row in ``run`` exists.
             source: the vendor.
@@ -79,17 +89,55 @@ class PostgresWriter:
             RetryableError: it could not be reached, or was locked, for longer than the patience; a race was lost too
                 often.
             RunEndingError: the run is being stopped while the database is waited for.
-            FatalError: it refused a statement.
+            FatalError: it refused a statement, or takes nothing at all.
         """
         when = at or Clock().now()
 
-        def work(connection: sa.Connection) -> FlushResult:
-            result = self._flush(connection, run_id, source, timeframe, outcomes, calls, when)
-            if claims:
-                close(connection, outcomes, claims)
-            return result
+        def write(
+            parts: Sequence[Outcome], calls: int = 0, claims: Sequence[int] = (), keep: bool = True
+        ) -> FlushResult:
+            def work(connection: sa.Connection) -> FlushResult:
+                result = self._flush(connection, run_id, source, timeframe, parts, calls, when)
+                if claims:
+                    close(connection, outcomes, claims)
+                if not keep:
+                    undo(connection)
+                return result
 
-        return self._redo(work)
+            return self._redo(work)
+
+        def without_poison(parts: Sequence[Outcome]) -> Sequence[Outcome]:
+            def work(connection: sa.Connection) -> Sequence[Outcome]:
+                key = {"source": source, "timeframe": timeframe}
+                mended = self._without_poison(connection, key, run_id, parts)
+                undo(connection)
+                return mended
+
+            try:
+                return self._redo(work)
+            except RefusedError:
+                return parts  # no bar is at fault: not even the watermarks are taken
+
+        def takes_any() -> bool:
+            call = TickerRange(STRANGER, (outcomes[0].sessions[0].item(),))
+            try:
+                write([Outcome(call, _NOTHING, (STRANGER,), outcomes[0].sessions[:1], "failed", "a test")], keep=False)
+            except RefusedError:
+                return False
+            return True
+
+        try:
+            return write(outcomes, calls, claims)
+        except RefusedError as error:
+            if not outcomes:
+                raise
+            log.warning("%s: %s; looking for what is at fault", error.what, error.value)
+        mended = without_poison(outcomes)
+        with suppress(RefusedError):
+            return write(mended, calls, claims)
+        result = store_by_ticker(mended, write, without_poison, takes_any)
+        result.add(write([], calls, claims))
+        return result
 
     def mark(self) -> str:
         """The present moment, as :meth:`claim` wants it: taken before a run reads what is stored."""
@@ -178,6 +226,7 @@ class PostgresWriter:
         self._load(connection, key, run_id, _joined(fresh), _joined(overlapping), result)
         result.absent = settlement.absent
         result.gaps = self._write_ledger(connection, key, run_id, settlement)
+        result.holes = settlement.holes(outcomes)
         connection.execute(
             sql.COUNT,
             {
@@ -190,6 +239,29 @@ class PostgresWriter:
             },
         )
         return result
+
+    def _without_poison(
+        self, connection: sa.Connection, key: dict[str, str], run_id: UUID, outcomes: Sequence[Outcome]
+    ) -> Sequence[Outcome]:
+        """The same outcomes, the bars that the database refuses in quarantine; the transaction is to be undone."""
+        self._lock(connection, key, run_id, spans(outcomes))
+        accepted = [outcome.verdict.accepted for outcome in outcomes]
+        whole = _joined(accepted)
+        if not len(whole):
+            return outcomes
+        tried = np.flatnonzero(_is_latest(whole))
+
+        def load(connection: sa.Connection, bars: Bars) -> None:
+            _merge(connection, key, run_id, bars)
+            connection.execute(sql.EMPTY_STAGE)
+
+        found = find_poison(connection, Bars(whole.tickers, whole.rows[tried], whole.timeframe), load)
+        refused = {int(tried[position]): said for position, said in found.items()}
+        ends = np.cumsum([len(bars) for bars in accepted])
+        return [
+            outcome.without({row - begin: said for row, said in refused.items() if begin <= row < end})
+            for outcome, begin, end in zip(outcomes, [0, *ends[:-1].tolist()], ends.tolist(), strict=True)
+        ]
 
     def _lock(
         self, connection: sa.Connection, key: dict[str, str], run_id: UUID, asked: Mapping[str, Watermark]
@@ -258,6 +330,7 @@ class PostgresWriter:
                 "copies": _copies(bars).tolist(),
                 "sessions": rows["session"].tolist(),
                 "rules": list(outcome.verdict.rules),
+                "messages": list(outcome.verdict.messages) or [None] * len(bars),
             },
         )
         return len(bars)
@@ -379,6 +452,11 @@ def _joined(blocks: Sequence[Bars]) -> Bars:
 
 def _latest(bars: Bars) -> Bars:
     """Each bar once: of several answers in one flush the last one counts, and a MERGE takes no row twice."""
+    return bars.where(_is_latest(bars))
+
+
+def _is_latest(bars: Bars) -> NDArray[np.bool_]:
+    """Which bars have none of the same ticker and instant after them; shape (n,)."""
     rows = bars.rows
     order = np.lexsort((rows["ts"], rows["ticker"]))
     ordered = rows[order]
@@ -386,7 +464,7 @@ def _latest(bars: Bars) -> Bars:
     last[:-1] = (ordered["ticker"][1:] != ordered["ticker"][:-1]) | (ordered["ts"][1:] != ordered["ts"][:-1])
     kept = np.zeros(len(rows), np.bool_)
     kept[order[last]] = True
-    return bars.where(kept)
+    return kept
 
 
 def _copies(bars: Bars) -> NDArray[np.int64]:

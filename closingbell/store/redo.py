@@ -196,6 +196,13 @@ class Redo:
             wait.bear(failure)
 
 
+def undo(connection: sa.Connection) -> None:
+    """Roll back a transaction that was only to find something out; it then ends as if it had been committed."""
+    begun = connection.get_transaction()
+    if begun is not None:
+        begun.rollback()
+
+
 @contextmanager
 def _watched(engine: sa.Engine, connection: sa.Connection, pid: int, holders: list[str]) -> Iterator[None]:
     """Look, beside the block, who keeps the session ``pid`` waiting; tell it, and keep it in ``holders``.

@@ -59,21 +59,24 @@ SET_GAPS: Final = sa.text("""
 
 QUARANTINE: Final = sa.text("""
     INSERT INTO quarantine AS kept (source, ticker, timeframe, ts, copy, session, rule,
-        open, high, low, close, volume, vwap, trades, run_id)
+        open, high, low, close, volume, vwap, trades, run_id, message)
     SELECT :source, new.ticker, :timeframe, new.ts, new.copy, new.session, new.rule,
-        new.open, new.high, new.low, new.close, new.volume, new.vwap, new.trades, :run_id
+        new.open, new.high, new.low, new.close, new.volume, new.vwap, new.trades, :run_id,
+        new.message
     FROM unnest(CAST(:tickers AS text[]), CAST(:instants AS timestamptz[]), CAST(:copies AS smallint[]),
                 CAST(:sessions AS date[]), CAST(:rules AS text[]),
                 CAST(:open AS float8[]), CAST(:high AS float8[]), CAST(:low AS float8[]), CAST(:close AS float8[]),
-                CAST(:volume AS float8[]), CAST(:vwap AS float8[]), CAST(:trades AS bigint[]))
-        AS new (ticker, ts, copy, session, rule, open, high, low, close, volume, vwap, trades)
+                CAST(:volume AS float8[]), CAST(:vwap AS float8[]), CAST(:trades AS bigint[]),
+                CAST(:messages AS text[]))
+        AS new (ticker, ts, copy, session, rule, open, high, low, close, volume, vwap, trades, message)
     ON CONFLICT (source, ticker, timeframe, ts, copy) DO UPDATE SET
         rule = excluded.rule, open = excluded.open, high = excluded.high, low = excluded.low,
         close = excluded.close, volume = excluded.volume, vwap = excluded.vwap, trades = excluded.trades,
-        run_id = excluded.run_id, seen_at = now()
-    WHERE (kept.rule, kept.open, kept.high, kept.low, kept.close, kept.volume, kept.vwap, kept.trades)
+        run_id = excluded.run_id, seen_at = now(), message = excluded.message
+    WHERE (kept.rule, kept.open, kept.high, kept.low, kept.close, kept.volume, kept.vwap, kept.trades,
+           kept.message)
         IS DISTINCT FROM (excluded.rule, excluded.open, excluded.high, excluded.low, excluded.close,
-                          excluded.volume, excluded.vwap, excluded.trades)
+                          excluded.volume, excluded.vwap, excluded.trades, excluded.message)
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))
 
 # First and last session asked of each ticker.
@@ -192,7 +195,7 @@ TAKE_OUT: Final = sa.text("""
         ON CONFLICT (source, ticker, timeframe, ts, copy) DO UPDATE SET
             rule = excluded.rule, open = excluded.open, high = excluded.high, low = excluded.low,
             close = excluded.close, volume = excluded.volume, vwap = excluded.vwap, trades = excluded.trades,
-            run_id = excluded.run_id, seen_at = excluded.seen_at
+            run_id = excluded.run_id, seen_at = excluded.seen_at, message = NULL
     ), told AS (
         INSERT INTO revision (source, ticker, timeframe, session, ts,
             old_open, old_high, old_low, old_close, old_volume, old_vwap, old_trades, run_id, old_run_id, seen_at)
@@ -243,6 +246,8 @@ STAGE: Final = sa.text("""
     ) ON COMMIT DELETE ROWS
 """)
 
+EMPTY_STAGE: Final = sa.text("TRUNCATE staged_bar")
+
 COPY_TO_STAGE: Final = (
     "COPY staged_bar (n, session, ts, open, high, low, close, volume, vwap, trades) FROM STDIN (FORMAT binary)"
 )
@@ -288,6 +293,19 @@ MERGE: Final = sa.text(f"""
         VALUES (staged.ticker, :timeframe, staged.session, staged.ts, staged.open, staged.high, staged.low,
                 staged.close, staged.volume, staged.vwap, staged.trades, :source, :run_id)
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))  # noqa: S608  (fixed text, no value in it)
+
+#: A bar of none of these tickers, taken out and put back as it was.
+PUT_BACK: Final = sa.text("""
+    WITH one AS (
+        SELECT ticker, timeframe, ts FROM bar WHERE timeframe = :timeframe AND ticker <> ALL(CAST(:tickers AS text[]))
+        LIMIT 1 FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM bar USING one
+        WHERE bar.ticker = one.ticker AND bar.timeframe = one.timeframe AND bar.ts = one.ts
+        RETURNING bar.*
+    )
+    INSERT INTO bar SELECT * FROM gone
+""")
 
 #: Last in the transaction: until it commits, every other flush of the run waits for this row.
 COUNT: Final = sa.text("""

@@ -71,7 +71,7 @@ def of_ticker(connection: sa.Connection, ticker: str, limit: int) -> Mapping[str
             .order_by(ticker_history.c.first_day)
         ),
         "gaps": newest(gap, gap.c.session, "session", "reason", "attempts", "last_error", "updated_at"),
-        "quarantine": newest(quarantine, quarantine.c.ts, "session", "rule", "close", "seen_at"),
+        "quarantine": newest(quarantine, quarantine.c.ts, "session", "rule", "message", "close", "seen_at"),
         "revisions": newest(
             revision, revision.c.revision_id, "ticker", "session", *values, "run_id", "old_run_id", "seen_at"
         ),

@@ -483,7 +483,7 @@ def test_a_backend_killed_in_the_middle_of_a_copy(
     assert copies == number + 1 + 2
 
 
-@pytest.mark.parametrize("table", ["bar", "watermark", "gap", "quarantine", "revision", "run"])
+@pytest.mark.parametrize("table", ["bar", "watermark", "run"])
 def test_a_refused_statement_undoes_the_whole_flush(store: Store, table: str) -> None:
     run_id = _before(store)
     before = _everything(store)

@@ -1,0 +1,53 @@
+"""Nights in which anything goes wrong: nothing is lost, nothing is false, and one calm night heals what is missing."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+
+import pytest
+
+from tests.soak.conftest import Weeks
+from tests.soak.faults import KINDS
+from tests.soak.weeks import WEEK, BrokenLawError
+
+pytestmark = pytest.mark.prefect
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Prints a line past pytest's capture, between what the runs log."""
+
+    def line(text: str) -> None:
+        with capsys.disabled():
+            print(text, flush=True)  # noqa: T201
+
+    return line
+
+
+def test_a_few_fault_nights(weeks: Weeks) -> None:
+    said: list[str] = []
+    with weeks.week(1, 0, sorted(KINDS), said.append, kills=False) as week:  # a process takes seconds to start
+        week.play(3)
+    assert len(said) >= 3
+
+
+@pytest.mark.soak
+def test_fault_nights(weeks: Weeks, say: Callable[[str], None]) -> None:
+    """Goes on after a week that breaks a law, and names all of those at its end."""
+    given = os.environ.get
+    seed = int(given("CLOSINGBELL_SOAK_SEED") or random.randrange(2**32))
+    nights, week_only = int(given("CLOSINGBELL_SOAK_NIGHTS") or 200), given("CLOSINGBELL_SOAK_WEEK")
+    kinds = given("CLOSINGBELL_SOAK_FAULTS", "").split(",") if given("CLOSINGBELL_SOAK_FAULTS") else sorted(KINDS)
+    say(f"\nseed {seed}; the same nights again: CLOSINGBELL_SOAK_SEED={seed} make soak")
+    broken: list[int] = []
+    for number in [int(week_only)] if week_only else range(-(-nights // WEEK)):
+        with weeks.week(seed, number, kinds, say) as week:
+            try:
+                week.play(WEEK)
+            except BrokenLawError as error:
+                say(f"BROKEN {error}")
+                say(f"this week alone: CLOSINGBELL_SOAK_SEED={seed} CLOSINGBELL_SOAK_WEEK={number} make soak")
+                broken.append(number)
+    assert not broken, f"weeks {broken} of seed {seed} broke a law"

@@ -26,7 +26,11 @@ class OpenGate:
         """Pass."""
         yield
 
-    def pause(self, seconds: float) -> None:
+    def of(self, asset_class: str) -> OpenGate:
+        """One gate for all."""
+        return self
+
+    def pause(self, seconds: float | None) -> None:
         """Go on."""
 
 

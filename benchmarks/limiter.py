@@ -1,23 +1,28 @@
 """Overruns and utilisation of the quota's gate, with Prefect's plain ``rate_limit`` beside it in the same run.
 
-    python -m benchmarks.limiter [--seconds 30] [--full]
+    python -m benchmarks.limiter [--full] [--seconds 30] [--latency 0.3]
 
 A real Prefect server on the embedded PostgreSQL, a stand-in market that enforces a rolling window, and processes
 full of threads that call as fast as they may. The market's log of calls is the judge:
 
 - an *overrun* is a call that arrived when the window before it already held the whole quota;
 - *utilisation* is the time that a perfect caller would have needed for as many calls, over the time they took.
+
+The two methods have a limit and a market each. At a slow quota they run at the same time, at a fast one, where they
+would take each other's processor, one after the other.
 """
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import multiprocessing
 import tempfile
 import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
@@ -32,10 +37,16 @@ from infra.market.process import MarketProcess
 
 Allow = Callable[[], AbstractContextManager[None]]
 
+METHODS: Final = ("gate", "rate_limit")
+
 _PATH: Final = "/v1/marketstatus/now"
-_SHORT: Final = (("5/6s", 8, 1), ("5/6s", 8, 2), ("100/s", 8, 1), ("100/s", 8, 2))
+#: Quota, threads, processes, seconds.
+_SHORT: Final = (("5/6s", 8, 1, 20.0), ("5/6s", 8, 2, 20.0), ("100/s", 8, 1, 20.0), ("100/s", 8, 2, 20.0))
 _FULL: Final = tuple(
-    (quota, threads, processes) for quota in ("5/6s", "100/s") for threads in (1, 8, 25) for processes in (1, 2)
+    (quota, threads, processes, seconds)
+    for quota, seconds in (("5/6s", 100.0), ("100/s", 20.0))
+    for threads in (1, 8, 25)
+    for processes in (1, 2)
 )
 
 
@@ -66,10 +77,12 @@ def judge(times: Sequence[float], quota: Quota, made: Sequence[int]) -> Measured
     return Measured(len(times), overruns, needed / took if took else 1.0, tuple(n / sum(made) for n in made))
 
 
-def work(method: str, rate: str, url: str, threads: int, ready: Barrier, made: Any, seconds: float, index: int) -> None:
+def work(
+    method: str, rate: str, url: str, threads: int, ready: Barrier, made: Any, seconds: float, books: Path, index: int
+) -> None:
     """One process: as many calls as the method lets through, from all threads, until the time is over."""
     quota = Quota.parse(rate)
-    with _permission(method, quota) as allow, urllib3.PoolManager(maxsize=threads) as pool:
+    with _permission(method, quota, books) as allow, urllib3.PoolManager(maxsize=threads) as pool:
         ready.wait()
         until = time.monotonic() + seconds
         done = [0] * threads
@@ -89,11 +102,11 @@ def work(method: str, rate: str, url: str, threads: int, ready: Barrier, made: A
 
 
 @contextlib.contextmanager
-def _permission(method: str, quota: Quota) -> Iterator[Allow]:
+def _permission(method: str, quota: Quota, books: Path) -> Iterator[Allow]:
     if method == "gate":
         from tasks.limiter import PrefectGate
 
-        with PrefectGate(quota, call_timeout=30) as gate:
+        with PrefectGate(quota, call_timeout=30, books=books) as gate:
             yield gate.call
     else:
         from prefect.concurrency.sync import rate_limit
@@ -115,23 +128,26 @@ def create_limits(quota: Quota) -> None:
     """Make sure that both kinds of limit for a quota are there."""
     from prefect.client.orchestration import get_client
 
-    from tasks.limiter import limit_name
+    from tasks.limits import limit_name
 
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(limit_name(quota), quota.calls, 0)
         client.upsert_global_concurrency_limit_by_name(plain_name(quota), quota.calls, quota.calls / quota.seconds)
 
 
-def measure(method: str, rate: str, threads: int, processes: int, seconds: float) -> Measured:
+def measure(method: str, rate: str, threads: int, processes: int, seconds: float, latency: float = 0.0) -> Measured:
     """Run one case against a market of its own, on the Prefect server that is configured."""
     quota = Quota.parse(rate)
-    create_limits(quota)
     spawn = multiprocessing.get_context("spawn")
     ready, made = spawn.Barrier(processes), spawn.Array("i", processes)
     # The market only watches: a refusal would change what is measured.
-    with MarketProcess(size=10, quota="1000000/s") as market:
+    with tempfile.TemporaryDirectory() as books, MarketProcess(size=10, quota="1000000/s") as market:
+        if latency:
+            market.fault("stall", path=_PATH, when="head", seconds=latency)
         workers = [
-            spawn.Process(target=work, args=(method, rate, market.url, threads, ready, made, seconds, index))
+            spawn.Process(
+                target=work, args=(method, rate, market.url, threads, ready, made, seconds, Path(books), index)
+            )
             for index in range(processes)
         ]
         for worker in workers:
@@ -160,18 +176,34 @@ def prefect_server() -> Iterator[str]:
             server.stop()
 
 
+def side_by_side(rate: str, threads: int, processes: int, seconds: float, latency: float) -> list[Measured]:
+    """One case by each method."""
+    quota = Quota.parse(rate)
+    create_limits(quota)
+    together = quota.interval > 0.1
+
+    def one(method: str) -> Measured:
+        return measure(method, rate, threads, processes, seconds, latency)
+
+    with ThreadPoolExecutor(len(METHODS) if together else 1) as pool:
+        # Which Prefect server is meant is a context variable, which a new thread does not inherit by itself.
+        running = [pool.submit(contextvars.copy_context().run, one, method) for method in METHODS]
+        return [each.result() for each in running]
+
+
 @click.command()
-@click.option("--seconds", default=20.0, show_default=True, help="How long each case runs.")
-@click.option("--full", is_flag=True, help="1, 8 and 25 threads.")
-@click.option("--method", type=click.Choice(["gate", "rate_limit"]), multiple=True, default=["gate", "rate_limit"])
-def main(seconds: float, full: bool, method: Sequence[str]) -> None:
+@click.option("--full", is_flag=True, help="1, 8 and 25 threads, ten minutes at the slow quota.")
+@click.option("--seconds", type=float, help="How long each case runs.")
+@click.option("--latency", default=0.0, show_default=True, help="Seconds that the market takes for an answer.")
+def main(full: bool, seconds: float | None, latency: float) -> None:
     """Print the table."""
     print("| quota | threads | processes | method | calls | overruns | utilisation | by process |")
     print("|---|---|---|---|---|---|---|---|")
     with prefect_server():
-        for rate, threads, processes in _FULL if full else _SHORT:
-            for name in method:
-                seen = measure(name, rate, threads, processes, seconds)
+        for rate, threads, processes, usual in _FULL if full else _SHORT:
+            for name, seen in zip(
+                METHODS, side_by_side(rate, threads, processes, seconds or usual, latency), strict=True
+            ):
                 shares = " ".join(f"{share:.0%}" for share in seen.shares)
                 print(
                     f"| {rate} | {threads} | {processes} | {name} | {seen.calls} | {seen.overruns} "

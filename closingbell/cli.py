@@ -212,9 +212,9 @@ def plan(
         )
         if former_tickers:
             asked = with_former(store, asked)
-        night = work_out(store, asked, settings.quota, settings.market_day_rows, now)
+        night = work_out(store, asked, settings.quotas, settings.market_day_rows, now)
     calls = [str(call) for call in night.plan.calls]
-    show({**night.plan.summary(), "calls": calls}, report.night_lines(night, str(settings.quota)), as_json)
+    show({**night.plan.summary(), "calls": calls}, report.night_lines(night, str(settings.quotas)), as_json)
 
 
 @cli.command()
@@ -248,7 +248,7 @@ def doctor(as_json: bool) -> None:
         splits = {source: n for source in sorted(sources) if (n := store.facts.splits_lost(source))}
     market = "the stand-in market" if settings.uses_stand_in else settings.polygon_base_url
     lines = [
-        f"settings  ok: {settings.quota}, {market}",
+        f"settings  ok: {settings.quotas}, {market}",
         "database  ok: reachable, at the newest migration",
         *(f"warning   {warning}" for warning in settings.warnings),
         *(f"ledger    {source} {timeframe}: {sums}" for (source, timeframe), sums in found.items()),

@@ -17,7 +17,7 @@ from closingbell.healing import AGAIN, Cell, Damage, due
 from closingbell.identity import Tenure, shipped
 from closingbell.outcome import Judge
 from closingbell.plan import CallCost, Plan
-from closingbell.quota import Quota
+from closingbell.quota import Rates
 from closingbell.request import Request
 from closingbell.store import Store
 
@@ -62,7 +62,7 @@ def with_former(store: Store, request: Request) -> Request:
     return requests.with_former(request, [*known, *shipped()])
 
 
-def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int, now: datetime) -> Night:
+def work_out(store: Store, request: Request, rates: Rates, market_day_rows: int, now: datetime) -> Night:
     """Missing cells by the calendar, the ledger and the bars, and the cheapest calls for them.
 
     Nothing is written: what is found wrong counts as mended already, and :attr:`Night.damage` says what to mend.
@@ -70,7 +70,7 @@ def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int,
     Args:
         store: knows what is there.
         request: what is asked for.
-        quota: how fast calls may be made.
+        rates: how fast calls may be made.
         market_day_rows: rows that a market day of stocks brings.
         now: the present instant.
     """
@@ -92,7 +92,7 @@ def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int,
         wanted = cells.missing(grid, ledger, again=again)
         if wanted.count or not request.skip_non_sessions or _new_session(name, now):
             wanted = cells.missing(grid, ledger, request.recheck_sessions, again)
-        cost = CallCost(quota.interval, market_day_rows=rows)
+        cost = CallCost(rates.of(name).interval, market_day_rows=rows)
         if request.sample:
             plans.append(plan.sample(grid, cost, request.sample, request.seed, name))
         else:
@@ -104,7 +104,7 @@ def work_out(store: Store, request: Request, quota: Quota, market_day_rows: int,
     idle = not request.tickers or (request.skip_non_sessions and not any(part.calls for part in plans))
     splits = None if idle else _splits(store, request, now.astimezone(NEW_YORK).date())
     minutes = _daily_bars(grids, ledger, request.minutes, request.seed)
-    whole = plan.join(plans, quota, int(splits is not None), len(minutes))
+    whole = plan.join(zip(judges, plans, strict=True), rates, int(splits is not None), len(minutes))
     return Night(request, tuple(grids), whole, judges, splits, now, damage, minutes)
 
 

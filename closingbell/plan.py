@@ -14,6 +14,7 @@ by ranges.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -25,7 +26,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from closingbell.cells import Cells
-from closingbell.quota import Quota
+from closingbell.quota import Rates
 
 T = TypeVar("T")
 
@@ -308,17 +309,25 @@ def _fold(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]
     return classes.ravel(), mask[first]
 
 
-def join(plans: Iterable[Plan], quota: Quota, splits: int = 0, minutes: int = 0) -> Plan:
+def join(plans: Iterable[tuple[str, Plan]], rates: Rates, splits: int = 0, minutes: int = 0) -> Plan:
     """One plan from those of several asset classes, with the calls that bring no bars.
 
-    Its duration is what the quota makes of all calls together: a whole window's calls may begin at once.
+    Its duration is what the slowest quota makes of its calls, for a whole window's calls may begin at once.
+
+    Args:
+        plans: of each asset class.
+        rates: the quotas; splits and minutes are the stocks' calls.
+        splits, minutes: calls that bring no bars.
     """
     parts = list(plans)
-    calls = tuple(call for part in parts for call in part.calls)
-    pages = sum(call.pages for call in calls) + splits + minutes
-    windows = max(0, pages - 1) // quota.calls
-    seconds = windows * quota.seconds + sum(call.rows for call in calls) / ROWS_PER_SECOND
-    return Plan(calls, sum(part.cells for part in parts), seconds, splits, minutes)
+    calls = tuple(call for _, part in parts for call in part.calls)
+    pages = Counter({"stocks": splits + minutes})
+    for name, part in parts:
+        pages[rates.holder(name)] += sum(call.pages for call in part.calls)
+    quotas = [(count, rates.of(name)) for name, count in pages.items() if count]
+    waits = [(count - 1) // quota.calls * quota.seconds for count, quota in quotas]
+    seconds = max(waits, default=0.0) + sum(call.rows for call in calls) / ROWS_PER_SECOND
+    return Plan(calls, sum(part.cells for _, part in parts), seconds, splits, minutes)
 
 
 def batches(calls: Sequence[T], size: int) -> list[tuple[T, ...]]:

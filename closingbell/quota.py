@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -59,6 +60,39 @@ class Quota:
         return f"{self.calls:,} calls {article} {unit}" if unit.isalpha() else f"{self.calls:,} calls in {unit}"
 
 
+class Rates(Protocol):
+    """How fast calls may be made, for each asset class."""
+
+    def holder(self, asset_class: str) -> str:
+        """The class whose quota the calls of this one use up: its own, or ``stocks``."""
+
+    def of(self, asset_class: str) -> Quota:
+        """The quota of that holder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """The quota of stocks, and of the asset classes that have one of their own; all others share the stocks'."""
+
+    stocks: Quota
+    own: Mapping[str, Quota]
+
+    def holder(self, asset_class: str) -> str:
+        """The class whose quota the calls of this one use up: its own, or ``stocks``."""
+        return asset_class if asset_class in self.own else "stocks"
+
+    def of(self, asset_class: str) -> Quota:
+        """The quota of that holder."""
+        return self.own.get(asset_class, self.stocks)
+
+    def all(self) -> dict[str, Quota]:
+        """Every quota by its holder, stocks first."""
+        return {"stocks": self.stocks, **self.own}
+
+    def __str__(self) -> str:
+        return ", ".join([str(self.stocks), *(f"{name} {quota}" for name, quota in self.own.items())])
+
+
 class Gate(Protocol):
     """What a source passes through for every call, so that no call happens outside the quota."""
 
@@ -68,5 +102,12 @@ class Gate(Protocol):
         The call counts against the quota from entry until the quota's window after exit has passed.
         """
 
-    def pause(self, seconds: float) -> None:
-        """Let no further call start for this long: the vendor said so (429)."""
+    def pause(self, seconds: float | None) -> None:
+        """Let no further call start for this long: the vendor said so (429). None: for the quota's window."""
+
+
+class Gates(Protocol):
+    """The gate of every asset class."""
+
+    def of(self, asset_class: str) -> Gate:
+        """The gate that calls of this class pass; one gate may serve several."""

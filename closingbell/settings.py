@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_val
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from closingbell.errors import ConfigurationError
-from closingbell.quota import Quota
+from closingbell.quota import Quota, Quotas
 from closingbell.text import visible
 
 POLYGON_URL = "https://api.polygon.io"
@@ -43,6 +43,16 @@ class Settings(BaseSettings):
         "",
         description="The quota: calls a minute, or a rate such as 100/s. Unset: 5 a minute, and 100/s on the stand-in.",
     )
+    polygon_crypto_calls_per_minute: str = Field(
+        "", description="The quota of crypto's calls, where the key has one. Unset: they use up the quota above."
+    )
+    polygon_fx_calls_per_minute: str = Field("", description="The same for foreign exchange.")
+    polygon_key_name: str = Field(
+        "",
+        pattern=r"^([a-z0-9]+(-[a-z0-9]+)*)?$",
+        max_length=40,
+        description="A name for the key: runs with another one do not share its quota. Unset: all share one.",
+    )
     polygon_connect_timeout: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
     polygon_read_timeout: float = Field(30.0, gt=0, description="Seconds a response may stay silent.")
     polygon_call_timeout: float = Field(120.0, gt=0, description="Seconds one call may take in all, body included.")
@@ -65,7 +75,7 @@ class Settings(BaseSettings):
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().resolve()
 
-    @field_validator("polygon_calls_per_minute")
+    @field_validator("polygon_calls_per_minute", "polygon_crypto_calls_per_minute", "polygon_fx_calls_per_minute")
     @classmethod
     def _a_rate(cls, text: str) -> str:
         if text:
@@ -84,8 +94,14 @@ class Settings(BaseSettings):
 
     @property
     def quota(self) -> Quota:
-        """The quota in force: what is set, else the free plan's (5 a minute), else the stand-in's (100 a second)."""
+        """The stocks' quota: what is set, else the free plan's (5 a minute), else the stand-in's (100 a second)."""
         return Quota.parse(self.polygon_calls_per_minute or ("100/s" if self.uses_stand_in else "5/min"))
+
+    @property
+    def quotas(self) -> Quotas:
+        """The quota of every asset class that has one of its own; the others share the stocks', so none is exceeded."""
+        own = {"crypto": self.polygon_crypto_calls_per_minute, "fx": self.polygon_fx_calls_per_minute}
+        return Quotas(self.quota, {name: Quota.parse(rate) for name, rate in own.items() if rate})
 
     @property
     def market_day_rows(self) -> int:

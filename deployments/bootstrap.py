@@ -1,4 +1,4 @@
-"""What a Prefect server needs before closingbell runs on it: the work pool and the quota's limit.
+"""What a Prefect server needs before closingbell runs on it: the work pool and a limit for each quota.
 
     python -m deployments.bootstrap
 
@@ -28,7 +28,7 @@ CHECKOUT: Final = Path(__file__).resolve().parent.parent
 
 
 def bootstrap(settings: Settings) -> list[str]:
-    """Create the work pool and the limit on the active Prefect server, where they are missing.
+    """Create the work pool and the limits on the active Prefect server, where they are missing.
 
     Returns:
         What was done, and what is not as the settings say, a line each.
@@ -41,6 +41,8 @@ def bootstrap(settings: Settings) -> list[str]:
     from prefect.exceptions import PrefectHTTPStatusError
     from prefect.settings import get_current_settings
 
+    from tasks.limits import limit_name
+
     url = get_current_settings().api.url
     if not url:
         raise ConfigurationError(
@@ -49,7 +51,10 @@ def bootstrap(settings: Settings) -> list[str]:
         )
     try:
         with get_client(sync_client=True) as client:
-            return [_pool(client), *_limit(client, settings.quota)]
+            said = [_pool(client)]
+            for asset_class, quota in settings.quotas.all().items():
+                said += _limit(client, limit_name(quota, asset_class, settings.polygon_key_name), quota)
+            return [*said, automations.ensure(client)]
     except httpx.TransportError as error:
         raise ConfigurationError(
             f"the Prefect server does not answer ({type(error).__name__})",
@@ -107,13 +112,13 @@ def _pool(client: SyncPrefectClient) -> str:
     return f"work pool {POOL}: there already"
 
 
-def _limit(client: SyncPrefectClient, quota: Quota) -> list[str]:
+def _limit(client: SyncPrefectClient, name: str, quota: Quota) -> list[str]:
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-    from tasks.limiter import limit_name
+    from tasks.limits import remember, variable_name
 
-    name = limit_name(quota)
+    setting = variable_name(name, "setting")
     try:
         found = client.read_global_concurrency_limit_by_name(name)
     except ObjectNotFound:
@@ -124,13 +129,13 @@ def _limit(client: SyncPrefectClient, quota: Quota) -> list[str]:
         except ObjectAlreadyExists:
             found = client.read_global_concurrency_limit_by_name(name)
         else:
-            _remember(client, name, quota.calls)
+            remember(client, setting, quota.calls)
             return [f"global concurrency limit {name}: created, {quota}"]
     said = [f"global concurrency limit {name}: there already, limit {found.limit}"]
-    if found.limit != quota.calls and found.limit == _remembered(client, name):
+    if found.limit != quota.calls and found.limit == _remembered(client, setting):
         # Nobody touched it since it was set from the setting: so it follows the setting.
         client.upsert_global_concurrency_limit_by_name(name, quota.calls, 0)
-        _remember(client, name, quota.calls)
+        remember(client, setting, quota.calls)
         said = [f"global concurrency limit {name}: {found.limit} changed to {quota.calls}, as the setting says"]
     elif found.limit != quota.calls:
         said.append(
@@ -146,25 +151,10 @@ def _limit(client: SyncPrefectClient, quota: Quota) -> list[str]:
     return said
 
 
-def _remembered(client: SyncPrefectClient, limit: str) -> int | None:
+def _remembered(client: SyncPrefectClient, setting: str) -> int | None:
     """What a limit was last set to from the setting; anything else in it is a person's own choice."""
-    variable = client.read_variable_by_name(_variable(limit))
+    variable = client.read_variable_by_name(setting)
     return variable.value if variable and isinstance(variable.value, int) else None
-
-
-def _remember(client: SyncPrefectClient, limit: str, calls: int) -> None:
-    from prefect.client.schemas.actions import VariableCreate, VariableUpdate
-
-    name = _variable(limit)
-    if client.read_variable_by_name(name):
-        client.update_variable(VariableUpdate(name=name, value=calls))
-    else:
-        client.create_variable(VariableCreate(name=name, value=calls, tags=["closingbell"]))
-
-
-def _variable(limit: str) -> str:
-    """The Prefect variable beside a limit; its name may hold no dot."""
-    return f"{limit}-setting".replace(".", "_")
 
 
 def without_credentials(url: str) -> str:
@@ -175,7 +165,7 @@ def without_credentials(url: str) -> str:
 
 @click.command()
 def main() -> None:
-    """Create the work pool and the quota's limit on the active Prefect server."""
+    """Create the work pool and the quotas' limits on the active Prefect server."""
     try:
         for line in bootstrap(settings_of_runs()):
             click.echo(line)

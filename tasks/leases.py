@@ -37,8 +37,13 @@ class LeaseBook:
         self._file.write(f"-{lease}\n")
 
     def close(self) -> None:
-        """Put the book away. Leases still in it run out by themselves; nobody may cut them short."""
-        self._path.unlink(missing_ok=True)
+        """Put the book away; with leases still in it, it is left for another process to find."""
+        try:
+            with self._path.open() as book:
+                if not _open_leases(book):
+                    self._path.unlink()
+        except OSError:  # someone cleaned up
+            pass
         self._file.close()
 
     def orphans(self) -> list[UUID]:

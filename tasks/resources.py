@@ -19,7 +19,8 @@ from closingbell.sources.polygon import PolygonSource
 from closingbell.store import Store, open_store
 from infra import embedded, migrations
 from tasks.context import Context
-from tasks.limiter import PrefectGate
+from tasks.gates import Gates
+from tasks.logs import in_run_log
 from tasks.secrets import complete
 
 
@@ -32,7 +33,7 @@ class Resources:
         clock: the time.
         store: the database, at the newest migration.
         source: the vendor, every call of which passes ``gate``.
-        gate: the quota.
+        gate: the quotas of all asset classes.
         night: the run, once it is worked out.
         stopped: why the run has to stop, as soon as any of its batches knows.
         halted: set with it.
@@ -43,7 +44,7 @@ class Resources:
     clock: Clock
     store: Store
     source: PolygonSource
-    gate: PrefectGate
+    gate: Gates
     night: Night | None = None
     _context: Context | None = None
     stopped: ClosingbellError | None = None
@@ -85,6 +86,7 @@ class Resources:
     def abandon(self, error: ClosingbellError) -> None:
         """Stop within moments: calls on their way are cut off, and whoever waits for the quota is sent home."""
         self.stop(error)
+        self.gate.stop()
         self.source.abort()
 
     def wait(self, seconds: float) -> None:
@@ -119,6 +121,7 @@ def opened(settings: Settings | None = None) -> Iterator[Resources]:
     for warning in settings.warnings:
         get_run_logger().warning(warning)
     with ExitStack() as stack:
+        stack.enter_context(in_run_log())
         provided = stack.enter_context(embedded.provide(settings))
         store = open_store(
             provided.database_url.get_secret_value(), connections=settings.fetch_threads, retries=settings.max_retries
@@ -126,7 +129,14 @@ def opened(settings: Settings | None = None) -> Iterator[Resources]:
         stack.callback(store.close)
         migrations.upgrade(store.engine)
         books = settings.closingbell_home / "leases"
-        gate = stack.enter_context(PrefectGate(provided.quota, call_timeout=settings.polygon_call_timeout, books=books))
+        gate = stack.enter_context(
+            Gates(
+                settings.quotas,
+                key=settings.polygon_key_name,
+                call_timeout=settings.polygon_call_timeout,
+                books=books,
+            )
+        )
         source = PolygonSource(
             provided.polygon_api_key.get_secret_value(),
             provided.polygon_base_url,
@@ -135,7 +145,6 @@ def opened(settings: Settings | None = None) -> Iterator[Resources]:
             read_timeout=settings.polygon_read_timeout,
             call_timeout=settings.polygon_call_timeout,
             pool_size=settings.fetch_threads,
-            pause=provided.quota.seconds,
         )
         stack.callback(source.close)
         resources = Resources(settings, Clock(settings.closingbell_now), store, source, gate)

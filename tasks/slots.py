@@ -24,6 +24,9 @@ class Lease:
         expires: when the server takes it back by itself.
         idle: how many of its slots may be lent.
         rested: since when all are idle.
+        doubted: whether the server was away since it was granted, and may have lost it.
+        asked: whether the server was asked to take it back, without an answer so far.
+        left_behind: whether another process held it, and died.
     """
 
     id: UUID
@@ -32,6 +35,9 @@ class Lease:
     expires: float
     idle: int = field(init=False)
     rested: float = field(init=False, default=0.0)
+    doubted: bool = False
+    asked: bool = False
+    left_behind: bool = False
 
     def __post_init__(self) -> None:
         self.idle = self.slots
@@ -68,7 +74,7 @@ class Slots:
 
     def inherit(self, lease: UUID, now: float) -> None:
         """Take over what a process left behind that died before now: nothing is lent, all of it cools."""
-        left = Lease(lease, 1, now, math.inf)
+        left = Lease(lease, 1, now, math.inf, doubted=True, left_behind=True)
         left.idle = 0
         self.add(left, now)
         self.finish(left, now)
@@ -110,6 +116,11 @@ class Slots:
         """Begin no further call on anything held."""
         for lease in self._leases.values():
             lease.old = min(lease.old, now)
+
+    def doubt(self) -> None:
+        """The server is away: what it knows of our leases when it is back is to be asked."""
+        for lease in self._leases.values():
+            lease.doubted = True
 
     def forget_expired(self, now: float) -> None:
         """Stop counting what the server has taken back; a call that never ended held it."""

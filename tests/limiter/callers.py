@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
+from contextlib import suppress
 from datetime import date
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
+from closingbell.errors import RetryableError
 from closingbell.quota import Quota
 from closingbell.sources.polygon import PolygonSource
 from tasks.limiter import PrefectGate
@@ -16,9 +18,17 @@ from tasks.limiter import PrefectGate
 _SPAWN = multiprocessing.get_context("spawn")
 
 
-def call_for(seconds: float, url: str, rate: str, asset: str, threads: int, ready: Barrier | None = None) -> None:
-    """Make as many calls as the gate lets through, from all threads, in so many seconds."""
-    with PrefectGate(Quota.parse(rate), asset, call_timeout=5) as gate:
+def call_for(
+    seconds: float,
+    url: str,
+    rate: str,
+    asset: str,
+    threads: int,
+    books: Path | None = None,
+    ready: Barrier | None = None,
+) -> None:
+    """Make as many calls as the gate lets through, from all threads, in so many seconds; refusals are passed over."""
+    with PrefectGate(Quota.parse(rate), asset, call_timeout=5, books=books) as gate:
         source = PolygonSource("a-key", url, gate, pool_size=threads)
         if ready:
             ready.wait(60)
@@ -26,7 +36,8 @@ def call_for(seconds: float, url: str, rate: str, asset: str, threads: int, read
 
         def keep_calling() -> None:
             while time.monotonic() < until:
-                source.splits(date(2026, 1, 5), date(2026, 1, 9))
+                with suppress(RetryableError):
+                    source.splits(date(2026, 1, 5), date(2026, 1, 9))
 
         callers = [threading.Thread(target=keep_calling) for _ in range(threads)]
         for caller in callers:
@@ -36,10 +47,14 @@ def call_for(seconds: float, url: str, rate: str, asset: str, threads: int, read
         source.close()
 
 
-def in_processes(count: int, seconds: float, url: str, rate: str, asset: str, threads: int) -> None:
+def in_processes(
+    count: int, seconds: float, url: str, rate: str, asset: str, threads: int, books: Path | None = None
+) -> None:
     """:func:`call_for` in several processes at once."""
     ready = _SPAWN.Barrier(count)
-    workers = [_SPAWN.Process(target=call_for, args=(seconds, url, rate, asset, threads, ready)) for _ in range(count)]
+    workers = [
+        _SPAWN.Process(target=call_for, args=(seconds, url, rate, asset, threads, books, ready)) for _ in range(count)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:

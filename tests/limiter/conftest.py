@@ -14,7 +14,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from closingbell.quota import Quota
-from tasks.limiter import limit_name
+from tasks.limits import limit_name
 from tests.limiter.book import Book
 from tests.limiter.proxy import Proxy
 

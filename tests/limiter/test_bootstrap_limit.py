@@ -9,7 +9,7 @@ from prefect.client.orchestration import get_client
 
 from closingbell.settings import load
 from deployments.bootstrap import bootstrap
-from tasks.limiter import limit_name
+from tasks.limits import limit_name
 
 pytestmark = pytest.mark.prefect
 

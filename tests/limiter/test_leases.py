@@ -47,9 +47,17 @@ def test_half_a_line_is_passed_over(tmp_path: Path) -> None:
     assert LeaseBook(tmp_path).orphans() == [lease]
 
 
-def test_a_book_that_was_closed_leaves_nothing(tmp_path: Path) -> None:
-    book = LeaseBook(tmp_path)
-    book.took(uuid4())
+def test_a_book_whose_leases_are_all_back_leaves_nothing(tmp_path: Path) -> None:
+    book, lease = LeaseBook(tmp_path), uuid4()
+    book.took(lease)
+    book.gave(lease)
     book.close()
     assert LeaseBook(tmp_path).orphans() == []
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_in_a_book_when_it_is_closed_is_left_for_the_next(tmp_path: Path) -> None:
+    book, lease = LeaseBook(tmp_path), uuid4()
+    book.took(lease)
+    book.close()
+    assert LeaseBook(tmp_path).orphans() == [lease]

@@ -26,7 +26,7 @@ def connect(server: FaultServer, gate: OpenGate) -> Iterator[Callable[..., Polyg
     made: list[PolygonSource] = []
 
     def make(base_url: str = server.url, **limits: float) -> PolygonSource:
-        short = {"connect_timeout": 1.0, "read_timeout": 0.3, "call_timeout": 0.7, "pause": 6.0, **limits}
+        short = {"connect_timeout": 1.0, "read_timeout": 0.3, "call_timeout": 0.7, **limits}
         made.append(PolygonSource(CANARY, base_url, gate, **short))  # type: ignore[arg-type]
         return made[-1]
 

@@ -17,7 +17,7 @@ class OpenGate:
         self.calls = 0
         self.inside = 0
         self.most_inside = 0
-        self.pauses: list[float] = []
+        self.pauses: list[float | None] = []
         self.left = threading.Event()
         self._lock = threading.Lock()
 
@@ -34,5 +34,8 @@ class OpenGate:
                 self.inside -= 1
             self.left.set()
 
-    def pause(self, seconds: float) -> None:
+    def of(self, asset_class: str) -> OpenGate:
+        return self
+
+    def pause(self, seconds: float | None) -> None:
         self.pauses.append(seconds)

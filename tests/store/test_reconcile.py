@@ -16,7 +16,7 @@ from closingbell.bars import Bars
 from closingbell.cells import RETRYABLE, Cells, Gap, Watermark, accounted
 from closingbell.errors import ConfigurationError, NotEntitledError, NotYetPublishedError, RetryableError
 from closingbell.night import work_out
-from closingbell.quota import Quota
+from closingbell.quota import Quota, Quotas
 from closingbell.request import Request, of_gaps
 from closingbell.store import Store
 from closingbell.store.records import as_run_id
@@ -28,7 +28,7 @@ def execute(store: Store, statement: str, **values: Any) -> int:
 
 
 AT = datetime(2024, 4, 1, 6, tzinfo=UTC)
-QUOTA = Quota.parse("5/min")
+QUOTA = Quotas(Quota.parse("5/min"), {})
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from polygon import RESTClient
 from closingbell.bars import Bars
 from closingbell.calendar import AssetClass
 from closingbell.errors import ClosingbellError, ConfigurationError
-from closingbell.quota import Gate
+from closingbell.quota import Gates
 from closingbell.sources.base import Dividend, Identity, MarketDayPage, Page, Split
 from closingbell.sources.polygon import answers
 from closingbell.sources.polygon.cursor import Cursors
@@ -48,21 +48,20 @@ Fact = TypeVar("Fact")
 class PolygonSource:
     """Bars and facts about shares from Polygon.io (Massive), raw: prices are never adjusted.
 
-    Every page of every call is one HTTP attempt, which passes ``gate`` and is never repeated here. An instance may be
+    Every page of every call is one HTTP attempt, which passes a gate and is never repeated here. An instance may be
     used from ``pool_size`` threads at once, over connections that stay open.
 
     Args:
         api_key: sent in the Authorization header, and nowhere else.
         base_url: where the REST API is served, ``http`` or ``https``, without a query.
-        gate: what every attempt passes. After a 429 it is told to pause for as long as Retry-After says, else for
-            ``pause`` seconds.
+        gates: what every attempt passes, by its asset class; calls for facts are the stocks'. After a 429 the gate
+            is told to pause for as long as Retry-After says, if it does.
         connect_timeout: seconds for a connection.
         read_timeout: seconds that an answer may stay silent.
         call_timeout: seconds that an attempt may take in all, from the gate's permission to the last byte.
         max_bytes: of a body, before and after unzipping; the largest real page has about 5 MB, and rows made to take
             as much memory as they can take 15 times their bytes.
         pool_size: connections kept open.
-        pause: the window of the quota, in seconds: after that long, an exceeded quota is free again.
 
     Raises:
         ConfigurationError: the key or the address cannot be one.
@@ -74,24 +73,23 @@ class PolygonSource:
         self,
         api_key: str,
         base_url: str,
-        gate: Gate,
+        gates: Gates,
         *,
         connect_timeout: float = 10.0,
         read_timeout: float = 30.0,
         call_timeout: float = 120.0,
         max_bytes: int = 16 * 1024 * 1024,
         pool_size: int = 8,
-        pause: float = 60.0,
     ) -> None:
         self.base_url = _checked_url(base_url)
         if not re.fullmatch(r"[!-~]+", api_key):
             raise ConfigurationError(
                 "POLYGON_API_KEY cannot be a key", fix="Set it to one word: no spaces, line ends or accents"
             )
-        limits = Limits(connect_timeout, read_timeout, call_timeout, max_bytes, pause)
+        limits = Limits(connect_timeout, read_timeout, call_timeout, max_bytes)
         self._tally = Tally()
         self._redact = Redactor(api_key)
-        self._transport = Transport(api_key, gate, limits, pool_size, self._redact, self._tally)
+        self._transport = Transport(api_key, gates, limits, pool_size, self._redact, self._tally)
         # The transport alone has the key: what the client does not know, it cannot put into a text or a URL.
         self._client = RESTClient("held by the transport", base=self.base_url, retries=0, pagination=False)
         # The client keeps a second client for experimental calls; neither may get round the gate.

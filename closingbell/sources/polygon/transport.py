@@ -12,13 +12,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 from urllib3.util import Retry, Timeout
 
+from closingbell.calendar import asset_class
 from closingbell.errors import ClosingbellError, MalformedResponseError, RetryableError, RunEndingError
-from closingbell.quota import Gate
+from closingbell.quota import Gate, Gates
 from closingbell.sources.polygon import body as bodies
 from closingbell.sources.polygon import errors
 from closingbell.sources.polygon.deadline import Deadline, pool_manager
@@ -59,14 +60,12 @@ class Limits:
         read: seconds of silence.
         call: seconds in all, from the gate's permission to the last byte.
         bytes: of the body, before and after unzipping.
-        pause: seconds for which a 429 without a Retry-After stops every caller.
     """
 
     connect: float
     read: float
     call: float
     bytes: int
-    pause: float
 
 
 class _Hidden(str):
@@ -83,16 +82,16 @@ class Transport:
 
     Args:
         key: sent in the Authorization header of every request, in place of the client's own.
-        gate: what every attempt passes.
+        gates: what every attempt passes, by asset class.
         limits: what one call may take.
         pool_size: connections kept open; as many as there are threads.
         redact: takes the key out of error texts.
         tally: where calls and seconds are counted.
     """
 
-    def __init__(self, key: str, gate: Gate, limits: Limits, pool_size: int, redact: Redactor, tally: Tally) -> None:
+    def __init__(self, key: str, gates: Gates, limits: Limits, pool_size: int, redact: Redactor, tally: Tally) -> None:
         self._authorization = _Hidden(f"Bearer {key}")
-        self._gate = gate
+        self._gates = gates
         self._limits = limits
         self._redact = redact
         self._tally = tally
@@ -111,12 +110,13 @@ class Transport:
         """
         path = urlsplit(url).path
         kind = next((kind for prefix, kind in _KINDS.items() if path.startswith(prefix)), "other")
-        outcome = self._attempt(kind, method, url, path, fields, headers)
+        gate = self._gates.of(_asset_class(path))
+        outcome = self._attempt(gate, kind, method, url, path, fields, headers)
         if isinstance(outcome, ClosingbellError):
             # Raised here, where nothing is being handled: the library's own exception, whose pool carries the
             # Authorization header, must not travel along as the context of ours.
             if isinstance(outcome, RetryableError) and outcome.status == 429:
-                self._gate.pause(self._limits.pause if outcome.retry_after is None else outcome.retry_after)
+                gate.pause(outcome.retry_after)
             raise self._redact.clean(outcome)
         return outcome
 
@@ -132,13 +132,13 @@ class Transport:
         self._pools.clear()
 
     def _attempt(
-        self, kind: str, method: str, url: str, path: str, fields: Any, headers: Mapping[str, str] | None
+        self, gate: Gate, kind: str, method: str, url: str, path: str, fields: Any, headers: Mapping[str, str] | None
     ) -> Answer | ClosingbellError:
         asked = time.perf_counter()
         started: float | None = None
         deadline = Deadline(self._limits.call)
         try:
-            with self._gate.call():
+            with gate.call():
                 with self._lock:
                     if self._aborted:
                         return RunEndingError(_ENDING)
@@ -174,6 +174,8 @@ class Transport:
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             return errors.of_exception(error, path, deadline.exceeded)
+        except Exception as bug:  # noqa: BLE001  (its text and its frames may hold the key: it goes no further)
+            return errors.of_bug(bug, path)
 
     def _body(self, response: urllib3.BaseHTTPResponse, path: str, deadline: Deadline) -> Answer | ClosingbellError:
         try:
@@ -184,9 +186,20 @@ class Transport:
             return error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             return errors.of_exception(error, path, deadline.exceeded)
+        except Exception as bug:  # noqa: BLE001  (as above)
+            return errors.of_bug(bug, path)
         finally:
             response.close()  # a complete answer's connection is back in the pool by now, and stays open
         if deadline.expired:
             # A body without a length ends where its connection does, so the cut looks like its end.
             return errors.of_exception(TimeoutError(), path, deadline.exceeded)
         return Answer(data, response.headers)
+
+
+def _asset_class(path: str) -> str:
+    """Whose quota a call uses up: that of the ticker or the market in its path; facts are the stocks'."""
+    parts = unquote(path).split("/")
+    if path.startswith("/v2/aggs/ticker/"):
+        return asset_class(parts[4])
+    # /v2/aggs/grouped/locale/{us|global}/market/{market}/{date}
+    return parts[7] if path.startswith("/v2/aggs/grouped/") and len(parts) > 7 else "stocks"

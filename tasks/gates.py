@@ -1,0 +1,103 @@
+"""The gates of one run: one for each quota, opened when its first call, or a plan with such calls, needs it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from closingbell.errors import RunEndingError
+from closingbell.quota import Quota, Quotas
+from tasks.limiter import PrefectGate
+
+
+class Gates:
+    """The way to each asset class's limit. Safe for use from many threads.
+
+    Args:
+        quotas: what the settings say.
+        key: the name of the vendor's key, where several are in use; part of every limit's name.
+        call_timeout, books: as for :class:`~tasks.limiter.PrefectGate`.
+    """
+
+    def __init__(
+        self, quotas: Quotas, *, key: str = "", call_timeout: float = 120.0, books: Path | None = None
+    ) -> None:
+        self.quotas = quotas
+        self._key = key
+        self._call_timeout = call_timeout
+        self._books = books
+        self._open: dict[str, PrefectGate] = {}
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def of(self, asset_class: str) -> PrefectGate:
+        """The gate that calls of this class pass, opened if it is not yet.
+
+        Raises:
+            RunEndingError: the run is stopped.
+            ClosingbellError: as :class:`~tasks.limiter.PrefectGate` says.
+        """
+        holder = self.quotas.holder(asset_class)
+        with self._lock:
+            if self._stopped:
+                raise RunEndingError("the run is ending")
+            if holder not in self._open:
+                self._open[holder] = PrefectGate(
+                    self.quotas.of(holder), holder, key=self._key, call_timeout=self._call_timeout, books=self._books
+                )
+            return self._open[holder]
+
+    @property
+    def in_force(self) -> InForce:
+        """The quotas as the limits have them, each opened when it is asked for."""
+        return InForce(self)
+
+    def looked_at(self) -> list[str]:
+        """The holders of the quotas whose gates are open."""
+        return list(self._open)
+
+    def opened(self) -> list[PrefectGate]:
+        """The gates that are open."""
+        return list(self._open.values())
+
+    def stop(self) -> None:
+        """Let no further call begin: who waits, and whoever comes, gets a RunEndingError at once."""
+        with self._lock:
+            self._stopped = True
+        for gate in self.opened():
+            gate.stop()
+
+    def close(self, *, wait: bool = True) -> None:
+        """Give the slots back; see :meth:`PrefectGate.close`."""
+        self.stop()
+        closing = [threading.Thread(target=gate.close, kwargs={"wait": wait}) for gate in self.opened()]
+        for each in closing:
+            each.start()
+        for each in closing:
+            each.join()
+
+    def __enter__(self) -> Gates:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(wait=kind is None)
+
+
+class InForce:
+    """The quotas as a run's limits have them: a person may have changed their numbers of calls."""
+
+    def __init__(self, gates: Gates) -> None:
+        self._gates = gates
+
+    def holder(self, asset_class: str) -> str:
+        """The class whose quota the calls of this one use up."""
+        return self._gates.quotas.holder(asset_class)
+
+    def of(self, asset_class: str) -> Quota:
+        """The quota of that holder."""
+        return self._gates.of(asset_class).in_force
+
+    def __str__(self) -> str:
+        """Those that the run has looked at so far."""
+        found = {self.holder(name): self.of(name) for name in self._gates.looked_at()}
+        return ", ".join(str(quota) if name == "stocks" else f"{name} {quota}" for name, quota in found.items())

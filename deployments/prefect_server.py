@@ -7,10 +7,11 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from closingbell.errors import FatalError
@@ -78,9 +79,14 @@ class PrefectServer:
         self.child: Child | None = None
         self.api_url = ""
 
-    def start(self) -> None:
-        """Start it; :meth:`wait_ready` waits for it."""
-        port = _free_port()
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+        return "the Prefect server"
+
+    def start(self, port: int | None = None) -> None:
+        """Start it, on the given port or a free one; :meth:`wait_ready` waits for it."""
+        port = port or _free_port()
         self.api_url = f"http://127.0.0.1:{port}/api"
         environment = {
             **without_settings(os.environ),
@@ -94,7 +100,7 @@ class PrefectServer:
         }
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         self.child = Child(
-            "the Prefect server", command, self._home / "logs" / "prefect-server.log", env=environment, cwd=self._home
+            self.name, command, self._home / "logs" / "prefect-server.log", env=environment, cwd=self._home
         )
         self.child.start()
 
@@ -122,6 +128,25 @@ class PrefectServer:
                 return bool(json.load(answer).get("home") == str(self._home / "prefect"))
         except (URLError, OSError, ValueError):
             return False
+
+    def ended(self) -> str | None:
+        """How it ended; None while it runs."""
+        return self.child.ended() if self.child else None
+
+    def revive(self, stopping: Callable[[], bool]) -> None:
+        """Start it again where it was.
+
+        Raises:
+            FatalError: it does not start.
+        """
+        self.stop()
+        self.start(urlsplit(self.api_url).port)
+        assert self.child is not None  # noqa: S101 - started just now
+        try:
+            self.child.wait_ready(lambda: stopping() or self._answers(), START_SECONDS)
+        except FatalError:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """End it."""

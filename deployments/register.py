@@ -13,44 +13,25 @@ import os
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import click
 
 from closingbell.errors import ClosingbellError
 from deployments.bootstrap import CHECKOUT, POOL, bootstrap, settings_of_runs
+from deployments.dead_runs import bury_all
 from deployments.prefect_server import START_SECONDS, healthy
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.objects import State
 
 #: What this says when the server is as a worker should find it.
 TIDY: Final = "ready for a worker"
 
+KILLED: Final = "Its worker was killed with the local stack."
+
 _DEPLOY: Final = ["--no-prompt", "deploy", "--all"]
-
-
-def bury_dead_runs(client: SyncPrefectClient) -> int:
-    """End what cannot be running any more, which gives back its deployment's one slot; returns how many.
-
-    Nothing else would: a worker and a run that were killed together leave the run ``Running`` for ever.
-    """
-    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
-    from prefect.client.schemas.objects import StateType
-    from prefect.states import Cancelled, Crashed
-
-    live = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
-    runs = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": live}}}),
-        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
-    )
-    for run in runs:
-        asked = run.state is not None and run.state.type is StateType.CANCELLING
-        end: State[Any] = Cancelled() if asked else Crashed(message="Its worker was killed with the local stack.")
-        client.set_flow_run_state(run.id, end, force=True)
-    return len(runs)
 
 
 def drop_overdue_runs(client: SyncPrefectClient, *, keep_latest: bool) -> int:
@@ -104,7 +85,7 @@ def main(local: str | None) -> None:
             click.echo(line)
         if local:
             with get_client(sync_client=True) as client:
-                click.echo(f"runs that a killed stack left: {bury_dead_runs(client)}")
+                click.echo(f"runs that a killed stack left: {bury_all(client, KILLED)}")
                 click.echo(f"overdue runs: {drop_overdue_runs(client, keep_latest=local == 'nightly')}")
         click.echo(TIDY)
         sys.stdout.flush()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
+
+import click
 
 from closingbell.errors import FatalError
 from closingbell.settings import Settings
@@ -19,13 +22,18 @@ from deployments.prefect_server import (
     settings_environment,
 )
 from deployments.register import TIDY
+from deployments.worker import Worker
 from infra import embedded, standing
 from infra.postgres import EmbeddedPostgres
 from infra.process import Child
+from infra.supervision import Supervisor
 
 #: Seconds between a worker's questions for work; Prefect's own default makes a person wait up to 10.
 _WORKER_POLL = "2"
 _REGISTER_SECONDS = 240.0
+
+#: Seconds between two looks for runs that died unseen.
+_TIDY_SECONDS = 15.0
 
 
 class Stack:
@@ -37,9 +45,17 @@ class Stack:
         settings: what to start, and what the runs get.
         serves: whether to deploy the flows and start a market and a worker; else only the server and its limit.
         nightly: whether nights that were missed while it was down are made up for.
+        say: told a line when a part has died, and when it is back.
     """
 
-    def __init__(self, settings: Settings, *, serves: bool = True, nightly: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        serves: bool = True,
+        nightly: bool = False,
+        say: Callable[[str], None] = lambda line: click.echo(line, err=True),
+    ) -> None:
         self.settings = settings
         self.serves = serves
         self.nightly = nightly
@@ -48,7 +64,7 @@ class Stack:
         self.database_shown = ""
         self.market_url: str | None = None
         self._exit = ExitStack()
-        self._children: list[Child] = []
+        self._supervisor = Supervisor(say)
 
     @property
     def api_url(self) -> str:
@@ -65,28 +81,26 @@ class Stack:
             self._exit.enter_context(standing.claim(self.home))
             self._start()
         except BaseException:
-            self._exit.close()
+            self._stop()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        self._supervisor.stop()
         self._exit.close()
 
     def check(self) -> None:
-        """Raise when a part has ended by itself.
+        """Raise when a part ends again and again; one that ends now and then is started again by itself.
 
         Raises:
-            FatalError: it has; the message ends with its log.
+            FatalError: it was given up; the message says why.
         """
-        for child in self._children:
-            if (status := child.poll()) is not None:
-                raise FatalError(
-                    f"{child.name} ended with status {status}",
-                    value=f"its log {child.log} ends with\n{child.output()}\n",
-                    fix="See the log.",
-                )
+        self._supervisor.check()
 
     def _start(self) -> None:
         """Start what can start together together; the Prefect server takes longest, so it goes first."""
@@ -94,14 +108,19 @@ class Stack:
         self._exit.enter_context(prefect_environment(self.environment))
         register = self._start_register(local=server is not None) if self.serves else None
         if self.serves and self.settings.uses_stand_in:
-            self.market_url = self._exit.enter_context(embedded.start_market(self.settings)).url
+            market = self._exit.enter_context(embedded.StandIn(self.settings))
+            self._supervisor.keep(market)
+            self.market_url = market.url
         if server:
             server.wait_ready()
-            assert server.child  # noqa: S101 - started above
-            self._children.append(server.child)
+            self._supervisor.keep(server)
         if register:
             register.wait_ready(lambda: register.said(TIDY), _REGISTER_SECONDS)
-            self._start_worker()
+            worker = Worker(self._worker_process, self.api_url, alone=server is not None)
+            self._exit.callback(worker.stop)
+            self._supervisor.keep(worker)
+            if server:
+                self._supervisor.repeat(worker.tidy, _TIDY_SECONDS)
             status = register.wait(_REGISTER_SECONDS)
             if status:
                 raise FatalError("the deployments could not be registered", value=f"\n{register.output()}\n")
@@ -114,6 +133,7 @@ class Stack:
         settings, server = self.settings, None
         if settings.database_url is None or settings.prefect_api_url is None:
             postgres = self._exit.enter_context(EmbeddedPostgres(self.home))
+            self._supervisor.keep(postgres)
             if settings.prefect_api_url is None:
                 postgres.ensure_database("prefect")
                 server = PrefectServer(self.home, postgres.url("prefect", driver="postgresql+asyncpg"))
@@ -130,28 +150,28 @@ class Stack:
             self.environment = {"PREFECT_API_URL": str(settings.prefect_api_url)}
         return server
 
-    def _child(self, name: str, module: str, *arguments: str, grace: float = 10.0) -> Child:
+    def _child(self, name: str, module: str, *arguments: str, outlived: bool = False) -> Child:
         environment = {**os.environ, **settings_environment(self.settings), **self.environment}
         environment["PREFECT_WORKER_QUERY_SECONDS"] = _WORKER_POLL
-        child = Child(
+        return Child(
             f"the {name}",
             [sys.executable, "-m", module, *arguments],
             self.home / "logs" / f"{name}.log",
             env=environment,
             cwd=CHECKOUT,
-            grace=grace,
+            outlived=outlived,
         )
+
+    def _start_register(self, *, local: bool) -> Child:
+        way = "nightly" if self.nightly else "once"
+        child = self._child("register", "deployments.register", *(["--local", way] if local else []))
         self._exit.callback(child.stop)
         child.start()
         return child
 
-    def _start_register(self, *, local: bool) -> Child:
-        way = "nightly" if self.nightly else "once"
-        return self._child("register", "deployments.register", *(["--local", way] if local else []))
-
-    def _start_worker(self) -> None:
-        worker = self._child("worker", "prefect", "worker", "start", "--pool", POOL, "--type", "process")
-        self._children.append(worker)
+    def _worker_process(self) -> Child:
+        """A worker that is not started yet; a run that it started goes on when it is killed."""
+        return self._child("worker", "prefect", "worker", "start", "--pool", POOL, "--type", "process", outlived=True)
 
     def _standing(self) -> standing.Standing:
         market = standing.market_identity(self.settings) if self.market_url else None

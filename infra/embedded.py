@@ -7,10 +7,12 @@ started and neither PostgreSQL nor the market is even imported.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -19,6 +21,8 @@ from pydantic import SecretStr
 from closingbell.quota import Quota
 from closingbell.settings import Settings
 from infra import standing
+from infra.process import how_it_ended
+from infra.supervision import Supervisor
 
 if TYPE_CHECKING:
     from infra.market.process import MarketProcess
@@ -27,6 +31,8 @@ DATABASE: Final = "closingbell"
 
 #: What the stand-in is sent as a key; it accepts any.
 STAND_IN_KEY: Final = "stand-in"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +73,12 @@ def provide(settings: Settings) -> Iterator[Provided]:
 
 @contextmanager
 def database(settings: Settings, started: list[str]) -> Iterator[str]:
-    """The URL of the embedded database, with its server running."""
+    """The URL of the embedded database, with its server running, and started again if it dies."""
     from infra.postgres import running
 
-    with running(settings.closingbell_home) as server:
+    with running(settings.closingbell_home) as server, Supervisor(_log.warning) as supervisor:
+        if not standing.is_claimed(settings.closingbell_home):  # else it is the stack that keeps it
+            supervisor.keep(server)
         server.ensure_database(DATABASE)
         started.append(f"PostgreSQL on port {server.port}, database {DATABASE}")
         yield server.url(DATABASE)
@@ -85,22 +93,68 @@ def market(settings: Settings, started: list[str]) -> Iterator[str]:
         started.append(f"stand-in market at {there.market_url} (joined)")
         yield there.market_url
         return
-    with start_market(settings) as own:
+    with StandIn(settings) as own, Supervisor(_log.warning) as supervisor:
+        supervisor.keep(own)
         started.append(f"stand-in market at {own.url}")
         yield own.url
 
 
-def start_market(settings: Settings) -> MarketProcess:
-    """A stand-in market of this process's own, as the settings describe it: a :class:`MarketProcess`, running."""
-    from infra.market.process import MarketProcess
+class StandIn:
+    """A stand-in market of this process's own, as the settings describe it; a context manager.
 
-    return MarketProcess(
-        size=settings.market_size,
-        seed=settings.market_seed,
-        replay=settings.market_replay,
-        now=settings.closingbell_now,
-        quota=f"{settings.quota.calls}/{settings.quota.seconds:g}s",
-    )
+    Args:
+        settings: which bars it serves, at which quota.
+    """
+
+    name: Final = "the stand-in market"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._market = self._start(0)
+
+    @property
+    def url(self) -> str:
+        """Where it answers, also after it was started again."""
+        return self._market.url
+
+    @property
+    def pid(self) -> int:
+        """The process that serves it now."""
+        return self._market.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._market.stop()
+
+    def ended(self) -> str | None:
+        """How it ended; None while it runs."""
+        status = self._market.poll()
+        return None if status is None else how_it_ended(128 - status if status < 0 else status)
+
+    def revive(self, stopping: Callable[[], bool]) -> None:
+        """Start it again on its port, with an empty log of calls.
+
+        Raises:
+            FatalError: it does not start.
+        """
+        self._market.stop()
+        self._market = self._start(int(self.url.rpartition(":")[2]))
+
+    def _start(self, port: int) -> MarketProcess:
+        from infra.market.process import MarketProcess
+
+        return MarketProcess(
+            size=self._settings.market_size,
+            seed=self._settings.market_seed,
+            replay=self._settings.market_replay,
+            now=self._settings.closingbell_now,
+            quota=f"{self._settings.quota.calls}/{self._settings.quota.seconds:g}s",
+            port=port,
+        )
 
 
 def _health(url: str) -> bool:

@@ -1,11 +1,12 @@
 """Run one command on a leash: when those who need it are gone, however they went, so is it.
 
-    python leash.py [--lock FILE] [--signal NAME] [--grace SECONDS] [--user UID:GID] -- COMMAND...
+    python leash.py [--lock FILE] [--signal NAME] [--grace SECONDS] [--user UID:GID] [--report FD] -- COMMAND...
 
 Without ``--lock`` the leash is held by whoever has the other end of its standard input; with it, by every
 process that has a shared ``flock`` on FILE. The kernel lets go of both on ``kill -9`` too, so nothing here
 relies on anyone's good manners. The command gets the signal (TERM by default), ``--grace`` seconds, and then
-KILL; what it leaves behind is treated the same way.
+KILL; what it leaves behind is treated the same way. With ``--report`` a command that ends by itself leaves its
+descendants alone: the exit status is written to FD at once, and they are ended when the leash is let go.
 
 Standard library only, and run as a script: it must start in milliseconds and outlive whatever started it.
 """
@@ -78,6 +79,16 @@ def _children() -> list[int]:
         return []
 
 
+def _alive() -> bool:
+    """Whether descendants of the command still run; where the kernel does not tell, none counts."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return bool(_children())
+
+
 def _sweep(child: int, grace: float) -> None:
     """End what the command left behind: TERM, then KILL after ``grace`` seconds."""
     told: set[int] = set()
@@ -109,19 +120,22 @@ def main() -> int:
     parser.add_argument("--signal", default="TERM")
     parser.add_argument("--grace", type=float, default=10.0)
     parser.add_argument("--user")
+    parser.add_argument("--report", type=int)
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
     farewell = signal.Signals[f"SIG{options.signal}"]
 
     child = 0
-    stopping = False
+    stopping = ended = False
+    if options.report is not None:
+        os.set_inheritable(options.report, False)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         nonlocal stopping
-        if child and not stopping:
-            stopping = True
+        if not stopping and not ended:
             signal.setitimer(signal.ITIMER_REAL, options.grace)
             os.kill(child, farewell)
+        stopping = True
 
     def kill(_signal: int, _frame: FrameType | None) -> None:
         os.kill(child, signal.SIGKILL)
@@ -139,11 +153,18 @@ def main() -> int:
         pid, status = os.waitpid(-1, 0)
         if pid == child:
             break
+    ended = True
     signal.setitimer(signal.ITIMER_REAL, 0)
+    code = os.waitstatus_to_exitcode(status)
+    code = 128 - code if code < 0 else code
+    if options.report is not None:
+        os.write(options.report, str(code).encode())
+        os.close(options.report)
+        while not stopping and _alive():
+            time.sleep(0.1)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _sweep(child, options.grace)
-    code = os.waitstatus_to_exitcode(status)
-    return 128 - code if code < 0 else code
+    return code
 
 
 if __name__ == "__main__":

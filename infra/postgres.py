@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -29,6 +29,7 @@ from urllib.parse import quote
 from closingbell.errors import ConfigurationError, FatalError
 from infra import cluster, leash, trigrams
 from infra.cluster import HOST, USER
+from infra.process import how_it_ended
 
 #: Prefect's server and workers, and every run's tasks, share these.
 MAX_CONNECTIONS: Final = 200
@@ -74,7 +75,7 @@ class EmbeddedPostgres:
         """
         if self._users is not None:
             return
-        try:
+        with self._usable():
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with _locked(self.home / "postgres.lock"):
                 users = os.open(self.home / "postgres.users", os.O_RDWR | os.O_CREAT, 0o600)
@@ -85,12 +86,39 @@ class EmbeddedPostgres:
                     os.close(users)
                     raise
                 self._users = users
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Say what to do when the home cannot be used."""
+        try:
+            yield
         except OSError as error:
             raise FatalError(
                 "the embedded PostgreSQL cannot use its directory",
                 value=f"{self.home} ({error.strerror or error})",
                 fix="Make it writable and free some space, set CLOSINGBELL_HOME elsewhere, or set DATABASE_URL.",
             ) from None
+
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+        return "PostgreSQL"
+
+    def ended(self) -> str | None:
+        """How the server ended that this object holds, as far as can be known; None while it runs."""
+        if cluster.running(self.data):
+            return None
+        status = self._leash.poll() if self._leash else None
+        return "is gone" if status is None else how_it_ended(status)
+
+    def revive(self, stopping: Callable[[], bool]) -> None:
+        """Start the server that this object holds again, on the same port, after it died; or join who has done so.
+
+        Raises:
+            FatalError: the server does not start, or something else has taken its port.
+        """
+        with self._usable(), _locked(self.home / "postgres.lock"):
+            self._start_or_join(self.port)
 
     def stop(self) -> None:
         """Let go of the server; the last one to do so stops it and waits until it is gone."""
@@ -142,8 +170,8 @@ class EmbeddedPostgres:
             time.sleep(0.005)
         fcntl.flock(users, fcntl.LOCK_SH)  # at once beside other users; else when the leash has gone
 
-    def _start_or_join(self) -> None:
-        """Under the lock: leave with a server that accepts connections, and its port."""
+    def _start_or_join(self, port: int | None = None) -> None:
+        """Under the lock: leave with a server that accepts connections, and its port: this one, if one is given."""
         if (server := cluster.running(self.data)) and not server.ready:
             server = self._await_ready(server.pid)  # being started, or ended, by someone killed since
         if server is None:
@@ -151,16 +179,16 @@ class EmbeddedPostgres:
             cluster.prepare(self.data, binaries)
             for attempt in range(5):
                 try:
-                    server = self._launch(binaries)
+                    server = self._launch(binaries, port or _free_port(cluster.last_port(self.data)))
                     break
                 except OSError as error:
                     if attempt == 4 or "in use" not in str(error):  # someone took the port in between
                         raise
+                    time.sleep(0.2 if port else 0)
         assert server is not None  # noqa: S101 - the loop leaves with a server or an error
         self.port = server.port
 
-    def _launch(self, binaries: Path) -> cluster.Server:
-        port = _free_port(cluster.last_port(self.data))
+    def _launch(self, binaries: Path, port: int) -> cluster.Server:
         account = cluster.account_of(self.data)
         settings = {
             "listen_addresses": HOST,
@@ -195,7 +223,7 @@ class EmbeddedPostgres:
             return server
         told = self.log.read_bytes()[before:].decode(errors="replace")[-2000:].strip()
         if "could not bind" in told:
-            raise OSError("the port is in use")
+            raise OSError(f"port {port} is in use")
         raise FatalError(
             "the embedded PostgreSQL did not start",
             value=f"its log {self.log} ends with\n{told}\n",

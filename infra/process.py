@@ -6,7 +6,9 @@ Each child runs on a leash (:mod:`infra.leash`) whose other end is a pipe held h
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +34,7 @@ class Child:
         env: its whole environment; None: this process's own.
         cwd: the directory it runs in; None: this process's own.
         grace: seconds it may take to end before it is killed.
+        outlived: whether what it started may outlive it, until :meth:`stop`, when it ends by itself.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Child:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         grace: float = 10.0,
+        outlived: bool = False,
     ) -> None:
         self.name = name
         self.command = list(command)
@@ -50,6 +54,9 @@ class Child:
         self.env = dict(os.environ if env is None else env)
         self.cwd = cwd
         self.grace = grace
+        self.outlived = outlived
+        self._status: int | None = None
+        self._report: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -68,8 +75,15 @@ class Child:
         Raises:
             FatalError: the log cannot be written, or no process can be made.
         """
-        script = str(Path(leash.__file__).resolve())
+        command = [sys.executable, "-I", "-S", str(Path(leash.__file__).resolve()), "--grace", f"{self.grace:g}"]
+        told: list[int] = []
+        self._status = None
         try:
+            if self.outlived:
+                self._report, writer = os.pipe()
+                os.set_blocking(self._report, False)
+                told.append(writer)
+                command += ["--report", str(writer)]
             self.log.parent.mkdir(parents=True, exist_ok=True)
             if self.log.exists() and self.log.stat().st_size > _LOG_BYTES:
                 self.log.replace(self.log.with_suffix(".log.1"))
@@ -77,22 +91,36 @@ class Child:
             with self.log.open("ab") as log:
                 self._log_start = log.tell()
                 self._process = subprocess.Popen(  # noqa: S603 - the command is our caller's own
-                    [sys.executable, "-I", "-S", script, "--grace", f"{self.grace:g}", "--", *self.command],
+                    [*command, "--", *self.command],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
                     env=self.env,
                     cwd=self.cwd,
+                    pass_fds=told,
                     start_new_session=True,  # a terminal's Ctrl-C is for us; we stop things in order
                 )
         except OSError as error:
             raise FatalError(
                 f"{self.name} cannot be started", value=error, fix=f"Check {self.log.parent} and the machine's limits."
             ) from None
+        finally:
+            for writer in told:
+                os.close(writer)
 
     def poll(self) -> int | None:
         """The exit status, 128 + n if signal n ended it; None while it runs or before it started."""
+        if self._status is None and self._report is not None:
+            with contextlib.suppress(BlockingIOError):
+                self._status = int(os.read(self._report, 16) or b"-1")
+        if self._status is not None and self._status >= 0:
+            return self._status
         return self._process.poll() if self._process else None
+
+    def ended(self) -> str | None:
+        """How it ended, for people; None while it runs or before it started."""
+        status = self.poll()
+        return None if status is None else how_it_ended(status)
 
     def output(self) -> str:
         """The end of what it has written since it was started."""
@@ -135,7 +163,7 @@ class Child:
         while not ready():
             status = self.poll()
             if (status is not None and not ends) or time.monotonic() > deadline:
-                how = f"did not get ready in {seconds:g} s" if status is None else f"ended with status {status}"
+                how = f"did not get ready in {seconds:g} s" if status is None else how_it_ended(status)
                 raise FatalError(
                     f"{self.name} {how}", value=f"its log {self.log} ends with\n{self.output()}\n", fix="See the log."
                 )
@@ -160,6 +188,16 @@ class Child:
             self._process.kill()
             self._process.wait()
         self._process = None
+        if self._report is not None:
+            os.close(self._report)
+            self._report = None
+
+
+def how_it_ended(status: int) -> str:
+    """An exit status in words; 128 + n says that signal n ended it."""
+    if status <= 128:
+        return f"ended with status {status}"
+    return "was killed" if status == 128 + signal.SIGKILL else f"was ended by signal {status - 128}"
 
 
 def stop(children: Iterable[Child]) -> None:

@@ -55,7 +55,7 @@ def market_identity(settings: Settings) -> dict[str, Any]:
 def read(home: Path) -> Standing | None:
     """The stack that stands at ``home``; None if there is none. Waits for one that is being set up."""
     deadline = time.monotonic() + _ANNOUNCED_SECONDS
-    while _is_claimed(home):
+    while is_claimed(home):
         try:
             return Standing(**json.loads((home / "stack.json").read_text()))
         except (OSError, ValueError, TypeError):
@@ -108,7 +108,8 @@ def announce(home: Path, standing: Standing) -> None:
     written.replace(home / "stack.json")
 
 
-def _is_claimed(home: Path) -> bool:
+def is_claimed(home: Path) -> bool:
+    """Whether a stack stands at ``home``, or is being set up there."""
     try:
         lock = os.open(home / "stack.lock", os.O_RDWR)
     except OSError:

@@ -98,6 +98,10 @@ class MarketProcess(SideDoor):
         """The child's process id."""
         return self._child.pid
 
+    def poll(self) -> int | None:
+        """The exit status, -n if signal n ended it; None while it runs."""
+        return self._child.poll()
+
     def stop(self) -> None:
         """End it; does nothing the second time."""
         if self._child.poll() is None:

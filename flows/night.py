@@ -23,6 +23,7 @@ from closingbell.request import Request
 from closingbell.store.records import as_run_id
 from tasks import night as steps
 from tasks.batch import Work, batched, leave_untried, retrying
+from tasks.endurance import enduring
 from tasks.minutes import look_at_minutes
 from tasks.resources import Resources, opened
 from tasks.splits import look_at_splits
@@ -78,6 +79,7 @@ def run(
     request, resources = None, None
     with ExitStack() as stack:
         try:
+            stack.enter_context(enduring())
             resources = stack.enter_context(opened())
             request, size = ask(resources), batch_size or resources.settings.batch_size
             now = resources.clock.now()

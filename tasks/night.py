@@ -22,6 +22,7 @@ from closingbell.report import Tally
 from closingbell.request import Request
 from closingbell.settings import read
 from tasks.batch import Batch, BatchFailedError, Work
+from tasks.endurance import put_artifact
 from tasks.gates import Gates
 from tasks.resources import Resources
 
@@ -39,7 +40,7 @@ def announce(lines: Sequence[str], gates: Gates) -> list[str]:
     told = [*lines, *notes]
     for line in told:
         get_run_logger().info(line)
-    create_markdown_artifact("## Plan\n\n" + "\n".join(f"- {line}" for line in told), key="plan")
+    put_artifact(create_markdown_artifact, "## Plan\n\n" + "\n".join(f"- {line}" for line in told), key="plan")
     return told
 
 
@@ -161,12 +162,9 @@ def publish(home: Path, told: Mapping[str, Any]) -> None:
         for cause, group in told["failed"].items()
         if group["tickers"]
     ]
-    try:
-        create_markdown_artifact(f"## {told['state']}\n\n{body}\n\n```json\n{details}\n```\n", key="report")
-        if table:
-            create_table_artifact(table, key="failed", description=f"Next: `{told['next_command']}`")
-    except Exception as error:  # noqa: BLE001  (the night is done and stored; a picture of it is not worth its state)
-        logger.warning("the report has no artifact: %s", type(error).__name__)
+    put_artifact(create_markdown_artifact, f"## {told['state']}\n\n{body}\n\n```json\n{details}\n```\n", key="report")
+    if table:
+        put_artifact(create_table_artifact, table, key="failed", description=f"Next: `{told['next_command']}`")
 
 
 def final_state(told: Mapping[str, Any]) -> State[Any]:

@@ -131,7 +131,7 @@ class FlushResult:
 
     def add(self, other: FlushResult) -> None:
         """Take in what another transaction of the same flush changed."""
-        for name in ("inserted", "rewritten", "stored", "quarantined", "gaps"):
+        for name in ("inserted", "rewritten", "stored", "quarantined", "gaps", "holes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.absent += other.absent
         self.refused |= other.refused

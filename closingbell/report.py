@@ -49,7 +49,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Tally:
-    """What a run's tasks add up to."""
+    """What a run's tasks add up to; ``calls_done`` are those of the plan, without the look at splits."""
 
     calls_done: int = 0
     rows: int = 0
@@ -164,12 +164,12 @@ def build(
 
 
 def final_state(failed: list[Failure], tally: Tally, reconciliation: Reconciliation) -> str:
-    """``Completed``; ``PartiallyCompleted``: some calls failed; ``Failed``: all did, or cells are unexplained."""
+    """``Completed``; ``PartiallyCompleted``: some calls failed; ``Failed``: all for bars, or cells are unexplained."""
     if not reconciliation.balanced:
         return "Failed"
     if not failed:
         return "Completed"
-    return "PartiallyCompleted" if tally.calls_done > len(failed) else "Failed"
+    return "PartiallyCompleted" if tally.calls_done > sum(f.call != SPLITS for f in failed) else "Failed"
 
 
 def next_command(run_id: UUID, failed: list[Failure], reconciliation: Reconciliation) -> str | None:
@@ -207,7 +207,8 @@ def looked(
 ) -> dict[str, Any]:
     """The report of a run that looked up facts and stored no bar."""
     failed = tally.failures
-    state = "Completed" if not failed else "PartiallyCompleted" if tally.calls_done > len(failed) else "Failed"
+    some = tally.calls_done > sum(f.call != SPLITS for f in failed)
+    state = "Completed" if not failed else "PartiallyCompleted" if some else "Failed"
     return {
         **_blank(run_id, flow, request),
         "state": state,

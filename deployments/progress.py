@@ -5,6 +5,7 @@ The row is written in the same transaction as the bars, so what is shown is comm
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -20,8 +21,27 @@ from closingbell.store.records import Records
 
 #: Seconds between two looks at the row.
 _LOOK: Final = 0.25
+#: Warnings shown of one run.
+_WARNINGS: Final = 20
 #: Seconds between two lines where there is no terminal to draw on.
 _LINE: Final = 10.0
+
+
+class _Warnings(logging.Handler):
+    """Shows what goes wrong in a run of this process while it goes on; the first of it, for a storm has thousands."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+        self._told = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line."""
+        if record.module == "task_engine" or self._told > _WARNINGS:
+            return  # Prefect says once more that a task failed
+        self._told += 1
+        more = "more of this is in the run's log" if self._told > _WARNINGS else record.getMessage()
+        self._console.print(f"{'warning':<8} {more}", markup=False, soft_wrap=True)
 
 
 class Watch:
@@ -43,9 +63,15 @@ class Watch:
     def showing(self) -> Iterator[Watch]:
         """Show the run whose id is set meanwhile."""
         self._thread.start()
+        warnings = _Warnings(self._console)
+        loggers = [logging.getLogger(name) for name in ("closingbell", "prefect.task_runs")]
+        for logger in loggers:
+            logger.addHandler(warnings)
         try:
             yield self
         finally:
+            for logger in loggers:
+                logger.removeHandler(warnings)
             self._over.set()
             self._thread.join()
 

@@ -78,8 +78,9 @@ class Batch(Generic[C]):
     def take_up(self) -> None:
         """Make ready for a try: what failed the last time is to do again."""
         self.begun = True
+        again = {str(call) for call in self.failed}
+        self.tally.failures = [failure for failure in self.tally.failures if failure.call not in again]
         self.todo, self.failed = self.failed + self.todo, []
-        self.tally.failures = [failure for failure in self.tally.failures if failure.reason != "failed"]
 
 
 def batched(calls: Sequence[C], size: int) -> list[Batch[C]]:
@@ -180,12 +181,12 @@ def ingest_batch(batch: Batch[Call], work: Work) -> Tally:
                 batch.answer = _fetch(call, work, resources, batch.tally, skip=skip)
             tried = True
             outcome, error = batch.answer
-            gaps = _commit(outcome, claim, work, resources, batch.tally)
+            holes = _commit(outcome, claim, work, resources, batch.tally)
             batch.under_way = batch.answer = None
             if error is None:
                 continue
             batch.tally.failures.append(
-                Failure(str(call), error.what, outcome.reason, gaps, outcome.tickers, str(error))
+                Failure(str(call), error.what, outcome.reason, holes, outcome.tickers, str(error))
             )
             logger.warning("%s: %s", call, error)
             if may_pass(error):
@@ -277,7 +278,7 @@ def _bars(call: Call, work: Work, resources: Resources) -> tuple[Bars, int]:
 
 
 def _commit(outcome: Outcome, claim: Claim, work: Work, resources: Resources, tally: Tally) -> int:
-    """Write an outcome; returns how many of its cells are gaps now that were none, or others, before."""
+    """Write an outcome; returns how many cells of a call that failed have no bar."""
     begun = time.perf_counter()
     calls, claims = resources.uncounted_calls(), [claim.claim_id] if claim.claim_id else []
     result = resources.store.writer.flush(work.run_id, work.source, work.timeframe, [outcome], calls, work.now, claims)
@@ -294,7 +295,7 @@ def _commit(outcome: Outcome, claim: Claim, work: Work, resources: Resources, ta
             absent=[f"{ticker} {session}" for ticker, session in result.absent],
         )
     )
-    return result.gaps
+    return result.holes
 
 
 def leave_untried(batches: Sequence[Batch[Call]], work: Work, resources: Resources) -> None:

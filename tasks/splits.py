@@ -39,9 +39,9 @@ def look_at_splits(work: Work, span: tuple[date, date] | None, settings: Setting
     state = task(work, *span, return_state=True)
     result: Any = state.result(raise_on_failure=False)
     if isinstance(result, int):
-        return Tally(calls_done=1, splits=result)
+        return Tally(splits=result)
     unreachable = isinstance(result, RetryableError) and result.status is None
     if isinstance(result, ConfigurationError | FatalError) or unreachable or not isinstance(result, ClosingbellError):
         raise result
     failure = Failure(SPLITS, result.what, result.reason or "failed", 0, (), str(result))
-    return Tally(calls_done=1, failures=[failure])
+    return Tally(failures=[failure])

@@ -205,3 +205,12 @@ def test_nothing_to_retry_is_no_failure(nights: Nights) -> None:
     nights.market.clear_calls()
     told = nights.retry(run_id="all")
     assert (told["state_name"], nights.paths()) == ("Completed", [])
+
+
+def test_calls_put_off_in_a_storm_are_no_failures_once_they_are_made(nights: Nights) -> None:
+    nights.setenv("MAX_RETRIES", "3")
+    nights.setenv("BATCH_SIZE", "40")
+    nights.market.fault("status", status=503, times=26, path="/range/")
+    told = nights.ingest(universe="etfs", start=date(2026, 2, 2), end=date(2026, 3, 3))
+    assert (told["state"], told["failed"], told["next_command"]) == ("Completed", {}, None)
+    assert told["stored_bars"] == told["expected_cells"]

@@ -148,7 +148,7 @@ def opened() -> Iterator[tuple[Settings, Store]]:
             url = settings.database_url.get_secret_value()
         else:
             url = stack.enter_context(_from_entry_point("database")(settings, []))
-        store = open_store(url, connections=1, retries=0)
+        store = open_store(url, connections=1, retries=0, patience=0)
         stack.callback(store.close)
         _from_entry_point("schema")(store.engine)
         yield settings, store

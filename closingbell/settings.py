@@ -35,6 +35,18 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL of the database that holds the bars; unset: an embedded PostgreSQL."
     )
+    database_patience: float = Field(
+        300.0,
+        ge=0,
+        le=86_400,
+        description="Seconds that a run waits for a database that is away, locked or failing over.",
+    )
+    database_lock_timeout: float = Field(
+        30.0,
+        ge=0,
+        le=3_600,
+        description="Seconds that a transaction waits for a lock before it is tried again; 0: no limit.",
+    )
     polygon_api_key: SecretStr | None = Field(
         None, description="The key for Polygon.io (Massive); unset: a stand-in market on loopback."
     )

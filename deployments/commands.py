@@ -298,7 +298,7 @@ def _watching(settings: Settings, *, quiet: bool) -> Iterator[Watch | None]:
             url = settings.database_url.get_secret_value()
         else:
             url = stack.enter_context(embedded.database(settings, []))
-        store = open_store(url, connections=1, retries=0)
+        store = open_store(url, connections=1, retries=0, patience=0)
         stack.callback(store.close)
         yield stack.enter_context(Watch(store.records).showing())
 

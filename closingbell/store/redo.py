@@ -22,7 +22,7 @@ from closingbell.store.patience import Wait, log, patience_of
 
 T = TypeVar("T")
 
-#: Seconds that a transaction waits for a lock when it is only tried to see who holds it.
+#: Seconds that a transaction waits for a lock at least when somebody looks who holds it.
 _GLANCE: Final = 1.0
 
 #: How often is looked who holds a lock that a transaction waits for.
@@ -159,8 +159,8 @@ class Redo:
         self, work: Callable[[sa.Connection], T], attempt: _Attempt[T], wait: Wait, holders: list[str] | None
     ) -> T:
         seconds = self._lock_timeout
-        if holders is not None and not self._patience.seconds:
-            seconds = min(seconds or _GLANCE, _GLANCE)
+        if holders is not None:
+            seconds = max(seconds, _GLANCE) if self._patience.seconds else _GLANCE
         with transaction(self._engine, wait=wait) as connection:
             row = connection.execute(_BEGIN, {"lock_timeout": f"{seconds * 1000:.0f}"}).one()
             attempt.begun = _Begun(row.xid, row.pid, row.history)

@@ -1,0 +1,457 @@
+"""A database that goes away, is locked or fails over costs time and nothing else: each flush is there once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from blocks import days, gaps, query, ranged, start, stored
+from wire import COMMIT, Wire
+
+from closingbell.errors import ConfigurationError, RetryableError, RunEndingError
+from closingbell.outcome import FlushResult
+from closingbell.store import PostgresWriter, Store, open_store
+from closingbell.store.faults import LockedError, transaction
+from infra import cluster, migrations
+from infra.postgres import EmbeddedPostgres
+
+TIME = 60  # seconds that anything here may take before the test says that it hangs
+
+
+class InBackground:
+    """A flush in a thread of its own."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], Any]) -> None:
+        try:
+            self.value = work()
+        except BaseException as error:  # noqa: BLE001 - it is raised again by result()
+            self.error = error
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> Any:
+        self._thread.join(TIME)
+        assert self.done, "it hangs"
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+def until(there: Callable[[], object]) -> None:
+    """Wait for something that comes."""
+    deadline = time.monotonic() + TIME
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def told(caplog: pytest.LogCaptureFixture, words: str) -> bool:
+    return any(words in record.getMessage() for record in caplog.records if record.name == "closingbell.store")
+
+
+def flush(store: Store, run_id: Any, ticker: str = "AAPL", calls: int = 2) -> FlushResult:
+    return store.writer.flush(run_id, "polygon", "1d", [ranged(ticker, days(0, 9))], calls=calls)
+
+
+def check_once(store: Store, run_id: Any, result: FlushResult, flushes: int = 1) -> None:
+    """What one flush of ten bars leaves behind, however often it was tried."""
+    assert (result.inserted, result.rewritten, result.stored) == (10, 0, 10)
+    assert len(stored(store)) == 10 * flushes
+    assert gaps(store) == {}
+    assert query(store, "SELECT count(*) FROM revision") == [(0,)]
+    row = store.records.run(run_id)
+    assert row is not None
+    assert (row["actual_calls"], row["inserted"], row["done_cells"]) == (2 * flushes, 10 * flushes, 10 * flushes)
+
+
+@pytest.fixture
+def wire(database_url: str) -> Iterator[Wire]:
+    with Wire(sa.make_url(database_url)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def far(wire: Wire) -> Iterator[Store]:
+    """A store behind the wire."""
+    with closing(open_store(wire.url.render_as_string(hide_password=False), patience=TIME)) as opened:
+        yield opened
+
+
+# -- a connection ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [b"unnest", b"COPY bar", b"PGCOPY", b"UPDATE run"])
+@pytest.mark.parametrize("how", ["question", "answer"])
+def test_a_connection_that_breaks_in_a_flush(store: Store, far: Store, wire: Wire, at: bytes, how: str) -> None:
+    run_id = start(far)
+    (wire.lose_question if how == "question" else wire.lose_answer)(at)
+    result = flush(far, run_id)
+    assert wire.broken.is_set()
+    check_once(store, run_id, result)
+
+
+def test_a_commit_whose_answer_is_lost_is_not_done_again(
+    store: Store, far: Store, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = start(far)
+    first = flush(far, run_id)
+    before = query(store, "SELECT xmin::text, ctid::text FROM bar")
+    wire.lose_answer(COMMIT)
+    result = flush(far, run_id, "MSFT")
+    assert wire.broken.is_set()
+    assert told(caplog, "the commit had been made")
+    assert first.inserted == 10
+    check_once(store, run_id, result, flushes=2)
+    assert query(store, "SELECT xmin::text, ctid::text FROM bar WHERE ticker = 'AAPL'") == before
+
+
+@pytest.mark.parametrize("orphan", [False, True])
+def test_a_commit_that_never_arrived_is_done_again(store: Store, far: Store, wire: Wire, orphan: bool) -> None:
+    """The server may not notice for hours that its client is gone: its session would keep its locks."""
+    run_id = start(far)
+    wire.lose_question(COMMIT, orphan=orphan)
+    result = flush(far, run_id)
+    assert wire.broken.is_set()
+    check_once(store, run_id, result)
+    idle = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%' AND datname = current_database()"
+    assert query(store, idle) == [(0,)]
+
+
+def test_a_session_that_lost_its_client_in_a_flush_does_not_lock_it_out(store: Store, far: Store, wire: Wire) -> None:
+    run_id = start(far)
+    wire.lose_question(b"UPDATE run", orphan=True)
+    result = PostgresWriter(far.engine, lock_timeout=TIME).flush(
+        run_id, "polygon", "1d", [ranged("AAPL", days(0, 9))], calls=2
+    )
+    check_once(store, run_id, result)
+
+
+def test_a_commit_on_a_server_that_nobody_can_ask_about_it_is_done_again(
+    store: Store, far: Store, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover the number means another transaction, or none."""
+    unknown = sa.text("SELECT CAST(NULL AS text) WHERE :xid <> :history")
+    monkeypatch.setattr("closingbell.store.redo._FATE", unknown)
+    run_id = start(far)
+    wire.lose_answer(COMMIT)
+    result = flush(far, run_id)
+    assert (result.inserted, result.stored) == (0, 10), "it was there already"
+    assert len(stored(store)) == 10
+    assert query(store, "SELECT count(*) FROM revision") == [(0,)]
+
+
+def test_taking_out_is_not_done_twice_either(store: Store, far: Store, wire: Wire) -> None:
+    run_id = start(far)
+    flush(far, run_id)
+    block = ranged("AAPL", days(0, 9)).verdict.accepted.where(
+        ranged("AAPL", days(0, 9)).verdict.accepted.rows["session"] == days(3, 3)
+    )
+    wire.lose_answer(COMMIT)
+    gone = far.writer.take_out(run_id, "polygon", "1d", block, ["off_scale"], _now(store))
+    assert [(ticker, rule) for ticker, _, rule in gone] == [("AAPL", "off_scale")]
+    assert query(store, "SELECT count(*) FROM revision") == [(1,)]
+
+
+def _now(store: Store) -> Any:
+    return query(store, "SELECT now()")[0][0]
+
+
+# -- a server ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedPostgres]:
+    """A server of this module's own, to be stopped and started."""
+    with TemporaryDirectory(prefix="closingbell-outage-") as home:
+        running = EmbeddedPostgres(Path(home))
+        running.start()
+        yield running
+        running.stop()
+
+
+@pytest.fixture
+def own(server: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Store]:
+    name = f"t{abs(hash(request.node.name))}"
+    server.ensure_database(name)
+    with closing(open_store(server.url(name), patience=TIME)) as opened:
+        migrations.upgrade(opened.engine)
+        yield opened
+
+
+def kill(server: EmbeddedPostgres, how: int) -> None:
+    """Send the server a signal, and wait until it is gone."""
+    import os
+
+    running = cluster.running(server.data)
+    assert running is not None
+    os.kill(running.pid, how)
+    until(lambda: cluster.running(server.data) is None)
+    server.stop()
+
+
+def test_a_server_that_is_away_for_a_while(
+    own: Store, server: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stopped fast, and at once: it has to recover then, and says that it is starting up."""
+    import signal
+
+    for number, how in enumerate((signal.SIGINT, signal.SIGQUIT), 1):
+        run_id = start(own)
+        result = flush(own, run_id, f"A{number}")
+        kill(server, how)
+        caplog.clear()
+        waiting = InBackground(lambda number=number, run_id=run_id: flush(own, run_id, f"B{number}"))
+        reading = InBackground(lambda: own.records.overview()["bars"])
+        until(lambda: told(caplog, "the database cannot be reached"))
+        assert not waiting.done
+        server.start()
+        result = waiting.result()
+        assert reading.result() in (20 * number - 10, 20 * number)
+        assert told(caplog, "trying again in")
+        assert result.inserted == 10
+        assert len(stored(own)) == 20 * number
+        row = own.records.run(run_id)
+        assert row is not None
+        assert (row["actual_calls"], row["inserted"]) == (4, 20)
+
+
+@pytest.mark.soak
+def test_a_server_that_is_away_for_half_a_minute(own: Store, server: EmbeddedPostgres) -> None:
+    import signal
+
+    run_id = start(own)
+    kill(server, signal.SIGQUIT)
+    waiting = InBackground(lambda: flush(own, run_id))
+    time.sleep(30)
+    server.start()
+    check_once(own, run_id, waiting.result())
+
+
+def test_a_server_that_stays_away_is_an_error_in_the_end(wire: Wire, database_url: str) -> None:
+    with closing(open_store(wire.url.render_as_string(hide_password=False), patience=0.5)) as store:
+        run_id = start(store)
+        wire.cut()
+        with pytest.raises(RetryableError, match="the database cannot be reached") as caught:
+            flush(store, run_id)
+        assert caught.value.__context__ is None
+        wire.mend()
+        check_once(store, run_id, flush(store, run_id))
+
+
+def test_a_run_that_is_stopped_does_not_wait(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    stopped = threading.Event()
+    url = wire.url.render_as_string(hide_password=False)
+    with closing(open_store(url, patience=10 * TIME, stopped=stopped.is_set)) as store:
+        run_id = start(store)
+        wire.cut()
+        waiting = [InBackground(lambda: flush(store, run_id)), InBackground(store.records.overview)]
+        until(lambda: told(caplog, "trying again in"))
+        stopped.set()
+        for each in waiting:
+            with pytest.raises(RunEndingError, match="while it waited for the database"):
+                each.result()
+
+
+def test_no_more_connections_is_waited_for(store: Store, database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    name = sa.make_url(database_url).database
+    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
+        admin.exec_driver_sql("CREATE ROLE crowd_" + str(name) + " LOGIN SUPERUSER PASSWORD 'x'")
+        admin.exec_driver_sql(f"ALTER ROLE crowd_{name} NOSUPERUSER CONNECTION LIMIT 1")
+        admin.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO crowd_{name}")
+        url = sa.make_url(database_url).set(username=f"crowd_{name}", password="x")
+        with closing(open_store(url.render_as_string(hide_password=False), patience=TIME)) as crowded:
+            run_id = start(crowded)
+            crowded.engine.dispose()
+            taken = sa.create_engine(url, poolclass=sa.NullPool).connect()
+            waiting = InBackground(lambda: flush(crowded, run_id))
+            until(lambda: told(caplog, "no free connection"))
+            taken.close()
+            assert waiting.result().inserted == 10
+        admin.exec_driver_sql(f"DROP OWNED BY crowd_{name}")
+        admin.exec_driver_sql(f"DROP ROLE crowd_{name}")
+
+
+# -- a failover ----------------------------------------------------------------------------------------------------
+
+
+def read_only(store: Store, on: bool) -> None:
+    """Make every new session read-only, as on a primary that was demoted; those that are there are ended."""
+    name = store.engine.url.database
+    admin = sa.create_engine(
+        store.engine.url.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+    )
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = {'on' if on else 'off'}")
+        connection.execute(
+            sa.text("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = :name"),
+            {"name": name},
+        )
+
+
+def test_a_database_that_becomes_read_only_is_waited_for(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    run_id = start(store)
+    flush(store, run_id)
+    read_only(store, True)
+    waiting = InBackground(lambda: flush(store, run_id, "MSFT"))
+    until(lambda: told(caplog, "the database is read-only"))
+    assert not waiting.done
+    read_only(store, False)
+    check_once(store, run_id, waiting.result(), flushes=2)
+
+
+def test_a_database_that_is_read_only_from_the_start_is_an_error(store: Store) -> None:
+    run_id = start(store)
+    read_only(store, True)
+    with pytest.raises(ConfigurationError, match="the database is read-only"):
+        flush(store, run_id)
+
+
+# -- others --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(store: Store, statement: str) -> Iterator[sa.Connection]:
+    """Somebody else's transaction that holds a lock."""
+    engine = sa.create_engine(store.engine.url, connect_args={"application_name": "stranger"}, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(statement)
+        yield connection
+
+
+LOCKS = ["LOCK TABLE bar IN ACCESS EXCLUSIVE MODE", "SELECT * FROM watermark FOR UPDATE"]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_strangers_lock_is_waited_for_and_named(store: Store, lock: str, caplog: pytest.LogCaptureFixture) -> None:
+    run_id = start(store)
+    flush(store, run_id)
+    writer = PostgresWriter(store.engine, lock_timeout=0.3)
+    with locked(store, lock) as stranger:
+        pid = stranger.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        waiting = InBackground(lambda: writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 10))], calls=2))
+        until(
+            lambda: told(
+                caplog, f"waiting for a lock that is held by pid {pid} (user closingbell, stranger, idle in tr"
+            )
+        )
+    result = waiting.result()
+    assert (result.inserted, result.stored) == (1, 11)
+    assert query(store, "SHOW lock_timeout") == [("0",)], "it is the transaction's, not the session's"
+
+
+def test_a_lock_that_is_never_given_back_is_an_error_that_names_its_holder(store: Store, database_url: str) -> None:
+    with closing(open_store(database_url, patience=0, lock_timeout=0.2)) as impatient:
+        run_id = start(impatient)
+        with locked(store, LOCKS[0]) as stranger:
+            pid = stranger.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+            with pytest.raises(LockedError) as caught:
+                flush(impatient, run_id)
+        assert f"held by pid {pid} (user closingbell, stranger, idle in transaction, since 2" in str(caught.value)
+        assert stored(store) == []
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_a_lock(
+    store: Store, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped = threading.Event()
+    with closing(open_store(database_url, patience=TIME, lock_timeout=10 * TIME, stopped=stopped.is_set)) as patient:
+        run_id = start(patient)
+        patient.writer._redo._lock_timeout = 0.2
+        with locked(store, LOCKS[0]):
+            waiting = InBackground(lambda: flush(patient, run_id))
+            until(lambda: told(caplog, "looking who it is"))
+            patient.writer._redo._lock_timeout = 10 * TIME
+            until(lambda: told(caplog, "held by"))
+            stopped.set()
+            with pytest.raises(RunEndingError):
+                waiting.result()
+
+
+def test_a_deadlock_is_run_again(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A stranger has the run's row and waits for our watermark, when we come to the run's row."""
+    run_id = start(store)
+    flush(store, run_id)
+    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
+        admin.exec_driver_sql(f"ALTER DATABASE {store.engine.url.database} SET deadlock_timeout = '20ms'")
+        admin.exec_driver_sql(
+            "CREATE FUNCTION halt() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END $$"
+        )
+        admin.exec_driver_sql("CREATE TRIGGER halt BEFORE INSERT ON bar FOR EACH STATEMENT EXECUTE FUNCTION halt()")
+    store.engine.dispose()
+
+    def waiting() -> int:
+        what = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return int(query(store, what)[0][0])
+
+    row = f"SELECT * FROM run WHERE run_id = '{run_id}' FOR UPDATE"  # noqa: S608
+    with locked(store, "SELECT pg_advisory_xact_lock(42)") as halted, locked(store, row) as stranger:
+        stranger.exec_driver_sql("SET deadlock_timeout = '1min'")
+        ours = InBackground(lambda: flush(store, run_id))
+        until(lambda: waiting() == 1)
+        theirs = InBackground(lambda: stranger.exec_driver_sql("SELECT * FROM watermark FOR UPDATE"))
+        until(lambda: waiting() == 2)
+        halted.rollback()
+        theirs.result()
+        stranger.rollback()
+        assert ours.result().stored == 10
+    assert told(caplog, "lost a race")
+
+
+def test_a_failed_serialization_is_run_again_as_often_as_is_set(store: Store) -> None:
+    run_id = start(store)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SEQUENCE tries")
+        connection.exec_driver_sql(
+            "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "IF nextval('tries') < 3 THEN RAISE EXCEPTION 'lost' USING ERRCODE = '40001'; END IF; RETURN NEW; END $$"
+        )
+        connection.exec_driver_sql(
+            "CREATE TRIGGER lose BEFORE INSERT ON watermark FOR EACH ROW EXECUTE FUNCTION lose()"
+        )
+    with pytest.raises(RetryableError, match="lost a race"):
+        PostgresWriter(store.engine, retries=1, delay=0).flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 9))])
+    result = flush(store, run_id)
+    check_once(store, run_id, result)
+
+
+def test_waits_grow_and_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    from closingbell.store.patience import LONGEST, Patience, Wait
+
+    caplog.set_level(logging.WARNING)
+    wait, slept = Wait(Patience(100.0)), list[float]()
+    wait.sleep = lambda seconds, failure: slept.append(seconds)  # type: ignore[method-assign]
+    for _ in range(12):
+        wait.bear(RetryableError("away", value="here", fix="Start it."))
+    assert all(0.7 < slept[i] / (0.1 * 2**i) < 1.3 for i in range(7))
+    assert max(slept) <= LONGEST * 1.25
+    assert "away: here; trying again in" in caplog.records[0].getMessage()
+
+
+def test_a_read_is_not_begun_before_the_database_is_there(
+    far: Store, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = start(far)
+    wire.cut()
+    reading = InBackground(lambda: far.records.run(run_id))
+    until(lambda: told(caplog, "trying again in"))
+    wire.mend()
+    assert reading.result()["run_id"] == run_id
+    with transaction(far.engine) as connection:
+        assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1

@@ -19,6 +19,7 @@ import click
 from closingbell.errors import ClosingbellError, ConfigurationError
 from closingbell.quota import Quota
 from closingbell.settings import Settings, load
+from deployments import automations
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

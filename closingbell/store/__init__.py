@@ -103,5 +103,5 @@ def _parsed(url: str) -> sa.URL | None:
         parsed = sa.make_url(re.sub(r"^postgres(?=[:+])", "postgresql", url))
     except (sa.exc.ArgumentError, ValueError):
         return None
-    # An @ that is not percent-encoded puts the end of the password into the host, and so into messages.
-    return None if "@" in (parsed.host or "") else parsed
+    # An @ that is not percent-encoded puts the end of the password into host or database, and so into messages.
+    return None if "@" in f"{parsed.host}{parsed.database}" else parsed

@@ -24,8 +24,10 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -38,6 +40,7 @@ from closingbell.errors import (
     NotEntitledError,
     NotYetPublishedError,
     RetryableError,
+    UnexpectedError,
     UnknownTickerError,
 )
 
@@ -104,12 +107,20 @@ def of_status(status: int, path: str, headers: Mapping[str, str], body: bytes) -
     if status == 404 and parsed and parsed.status == "NOT_FOUND" and path.startswith(_OF_A_TICKER):
         return UnknownTickerError("the vendor knows no such ticker", value=shown, fix="Check its spelling and case")
     if status in (301, 308):
-        target = urllib3.util.parse_url(headers.get("Location", "")).host
+        where = f"{shown} to {_host(headers.get('Location', ''))}"
         return ConfigurationError(
-            "the vendor's address has moved", value=f"{shown} to {target}", fix="Set POLYGON_BASE_URL to the new one"
+            "the vendor's address has moved", value=where, fix="Set POLYGON_BASE_URL to the new one"
         )
     what, fix = _retryable(status)
     return RetryableError(what, value=shown, fix=fix, retry_after=retry_after(headers), status=status)
+
+
+def _host(url: str) -> str:
+    """Whose address it is; the rest may hold the key."""
+    try:
+        return urllib3.util.parse_url(url).host or "no address"
+    except http.LocationParseError:
+        return "no address"
 
 
 def _parse(body: bytes) -> _Failure | None:
@@ -170,6 +181,13 @@ def of_exception(error: Exception, path: str, expired: float | None) -> Retryabl
     if isinstance(reason, http.SSLError):
         return _unreachable("no secure connection to the vendor", f"{path}: {_cause(reason)}")
     return RetryableError("the connection to the vendor broke off", value=f"{path}: {_cause(reason)}", fix="Ask again")
+
+
+def of_bug(bug: Exception, path: str) -> UnexpectedError:
+    """The error that one nobody foresaw means: where it happened, but not its text, which may quote what was sent."""
+    at = traceback.extract_tb(bug.__traceback__)[-1]
+    where = f"{type(bug).__name__} at {Path(at.filename).name}:{at.lineno}"
+    return UnexpectedError("a bug in closingbell", value=f"{path}: {where}", fix="Report it.")
 
 
 def _unanswered(value: str) -> RetryableError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
+import re
 
 from closingbell.errors import ClosingbellError
 from closingbell.text import visible
@@ -15,12 +15,12 @@ class Redactor:
     """
 
     def __init__(self, key: str) -> None:
-        self._forms = {key, quote(key, safe="")}
+        # In URLs and in JSON a character may be written otherwise, and a host is in lower case.
+        ways = (rf"(?:{re.escape(c)}|%{ord(c):02x}|\\{re.escape(c)}|\\u{ord(c):04x})" for c in key)
+        self._key = re.compile("".join(ways), re.IGNORECASE)
 
     def __call__(self, text: str) -> str:
-        for form in self._forms:
-            text = text.replace(form, "(key)")
-        return visible(text)
+        return visible(self._key.sub("(key)", text))
 
     def clean(self, error: ClosingbellError) -> ClosingbellError:
         """``error`` itself, its text without the key and on one line."""

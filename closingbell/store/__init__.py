@@ -15,6 +15,7 @@ from closingbell.store.facts import Facts
 from closingbell.store.patience import Patience
 from closingbell.store.postgres import PostgresWriter
 from closingbell.store.records import Records
+from closingbell.store.tls import tls_of
 
 __all__ = ["Facts", "PostgresWriter", "Reconciliation", "Records", "Store", "open_store"]
 
@@ -58,7 +59,7 @@ def open_store(
     lock_timeout: float = 30.0,
     stopped: Callable[[], bool] | None = None,
 ) -> Store:
-    """Open a database; connects only when first used.
+    """Open a database; connects only when first used, and to another machine over TLS (:mod:`closingbell.store.tls`).
 
     Args:
         url: an SQLAlchemy URL; ``postgres://`` and ``postgresql://`` mean psycopg2.
@@ -73,28 +74,36 @@ def open_store(
     """
     parsed = _parsed(url)
     if parsed is None:
-        raise ConfigurationError(
-            "DATABASE_URL is not a database URL",
-            value="(not shown)",
-            fix="Write it as postgresql://user:password@host:5432/database, special characters percent-encoded.",
-        )
+        raise _unreadable()
     if parsed.get_backend_name() != "postgresql":
         raise ConfigurationError(
             "this database is not supported",
             value=parsed.drivername,
             fix="Set DATABASE_URL to a PostgreSQL 15 or newer.",
         )
+    parsed = parsed.set(drivername="postgresql+psycopg2")
+    tls = tls_of(parsed)
+    if tls is None:
+        raise _unreadable()
     engine = sa.create_engine(
-        parsed.set(drivername="postgresql+psycopg2"),
+        parsed,
         pool_size=connections,
         max_overflow=2,
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={"connect_timeout": 10, "application_name": "closingbell", **_KEEPALIVE},
+        connect_args={"connect_timeout": 10, "application_name": "closingbell", **_KEEPALIVE, **tls},
         execution_options=Patience(patience, stopped).option(),
     )
     writer = PostgresWriter(engine, retries=retries, lock_timeout=lock_timeout)
     return Store(engine, writer, Records(engine), Facts(engine))
+
+
+def _unreadable() -> ConfigurationError:
+    return ConfigurationError(
+        "DATABASE_URL is not a database URL",
+        value="(not shown)",
+        fix="Write it as postgresql://user:password@host:5432/database, special characters percent-encoded.",
+    )
 
 
 def _parsed(url: str) -> sa.URL | None:

@@ -21,7 +21,7 @@ The ``ts`` of a daily bar is its session's open as given by :meth:`Calendar.open
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
@@ -74,6 +74,18 @@ def asset_class(ticker: str) -> AssetClass:
     if prefix == "C":
         return "fx"
     raise _no_calendar({"I": "indices", "O": "options"}.get(prefix, f"the prefix {prefix + ':'!r}"), ticker)
+
+
+def by_asset_class(tickers: Iterable[str]) -> dict[AssetClass, list[str]]:
+    """The tickers of each asset class, in their order.
+
+    Raises:
+        ConfigurationError: as :func:`asset_class` says.
+    """
+    found: dict[AssetClass, list[str]] = {}
+    for ticker in tickers:
+        found.setdefault(asset_class(ticker), []).append(ticker)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

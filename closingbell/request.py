@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from closingbell.calendar import AssetClass, asset_class, calendar_for
+from closingbell.calendar import AssetClass, by_asset_class, calendar_for
 from closingbell.cells import Cells, Gap
 from closingbell.errors import ConfigurationError
 from closingbell.identity import Tenure, former
@@ -62,11 +62,8 @@ class Request:
             now: the present instant.
             since: let the grids begin as early as this; cells before ``start`` are in none of them.
         """
-        by_class: dict[AssetClass, list[str]] = {}
-        for ticker in self.tickers:
-            by_class.setdefault(asset_class(ticker), []).append(ticker)
         grids: list[tuple[AssetClass, Cells]] = []
-        for name, tickers in by_class.items():
+        for name, tickers in by_asset_class(self.tickers).items():
             calendar = calendar_for(name)
             first = min(since or self.start, self.start)
             sessions = calendar.sessions(first, min(self.end, calendar.last_closed(now)))
@@ -170,7 +167,7 @@ def build(
     Raises:
         ConfigurationError: there is no session to fetch.
     """
-    calendars = [calendar_for(name) for name in dict.fromkeys(map(asset_class, tickers))]
+    calendars = [calendar_for(name) for name in by_asset_class(tickers)]
     if not calendars:
         raise ConfigurationError("no ticker was asked for", fix="Name tickers, or a universe such as sp500+etfs.")
     closed = max(calendar.last_closed(now) for calendar in calendars)

@@ -41,6 +41,7 @@ class Context:
         market_days: how many the run's plan has.
         twins: the ranges that came so far.
         copied: tickers whose bars came under another one as well.
+        names: the known ones in order.
     """
 
     store: Store
@@ -51,6 +52,10 @@ class Context:
     market_days: int
     twins: Twins = field(default_factory=Twins)
     copied: set[str] = field(default_factory=set)
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = tuple(sorted(self.known))
 
     def around(self, call: Call, bars: Bars) -> Bars:
         """Stored bars beside and between those of a block; none where nothing can be stored yet."""
@@ -74,11 +79,10 @@ class Context:
             # Nothing tells which of the two it belongs to: what came first in this run is taken out at its end.
             self.copied.add(other)
             return other
-        others = sorted(self.known - {call.ticker})
-        if not others:
+        if not self.known or self.known == {call.ticker}:
             return None
         rows = telling(bars)
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(_PROBES, len(rows))).astype(np.intp))]
         if not len(rows) or (len(rows) == 1 and rows["volume"][0] < SHARED_BY_TWO):
             return None
-        return self.store.records.owner(self.timeframe, others, rows, min(2, len(rows)))
+        return self.store.records.owner(self.timeframe, self.names, call.ticker, rows, min(2, len(rows)))

@@ -8,22 +8,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from typing import Final
+from datetime import date, datetime
 from uuid import UUID
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from closingbell.calendar import AssetClass, asset_class, calendar_for
+from closingbell.calendar import asset_class, by_asset_class, calendar_for
 from closingbell.cells import Cells, Ledger, Watermark, accounted, mask_of
 from closingbell.healing import Cell, Damage
 from closingbell.store import statements as sql
+from closingbell.store.reading import instants
 from closingbell.store.schema import bar, gap, quarantine, watermark
-
-#: A bar opens no further than this from the midnight that its session is named after.
-_NEAR: Final = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +102,8 @@ def examine(connection: sa.Connection, source: str, timeframe: str, grids: Seque
 
 def inside(marks: Mapping[str, Watermark]) -> list[Cells]:
     """Every cell inside the watermarks: one grid for each asset class."""
-    by_class: dict[AssetClass, list[str]] = {}
-    for ticker in marks:
-        by_class.setdefault(asset_class(ticker), []).append(ticker)
     grids = []
-    for name, tickers in by_class.items():
+    for name, tickers in by_asset_class(marks).items():
         first, last = min(marks[t].first for t in tickers), max(marks[t].last for t in tickers)
         whole = Cells.all(tickers, calendar_for(name).sessions(first, last))
         grids.append(whole.only(accounted(whole, Ledger(marks, []), again=())))
@@ -256,7 +250,7 @@ def _both(
 def _looked_at(connection: sa.Connection, source: str, timeframe: str, cells: Cells) -> Reconciliation:
     """The same for a few tickers, session by session."""
     first, last = cells.sessions[0].item(), cells.sessions[-1].item()
-    near = bar.c.ts.between(_midnight(first) - _NEAR, _midnight(last) + _NEAR)
+    near = bar.c.ts.between(*instants(first, last))
     stored = connection.execute(
         sa.select(bar.c.ticker, bar.c.session, bar.c.source == source)
         .where(bar.c.timeframe == timeframe, bar.c.ticker.in_(cells.tickers), near)
@@ -293,7 +287,3 @@ def _looked_at(connection: sa.Connection, source: str, timeframe: str, cells: Ce
 
 def _cells(cells: Cells, mask: NDArray[np.bool_]) -> tuple[Cell, ...]:
     return tuple((cells.tickers[i], cells.sessions[j].item()) for i, j in zip(*np.nonzero(mask), strict=True))
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)

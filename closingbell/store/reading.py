@@ -50,8 +50,7 @@ def series(engine: sa.Engine, source: str, timeframe: str, tickers: Sequence[str
         "timeframe": timeframe,
         "first": first,
         "last": last,
-        "lo": _midnight(first) - _NEAR,
-        "hi": _midnight(last) + _NEAR,
+        **dict(zip(("lo", "hi"), instants(first, last), strict=True)),
     }
     stream = io.BytesIO()
     with transaction(engine) as connection:
@@ -65,5 +64,7 @@ def series(engine: sa.Engine, source: str, timeframe: str, tickers: Sequence[str
     return Bars(tuple(tickers), block, timeframe)
 
 
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+def instants(first: date, last: date) -> tuple[datetime, datetime]:
+    """Instants, UTC, between which every bar of these sessions opens: the key of ``bar`` has ``ts``, no session."""
+    lo, hi = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in (first, last))
+    return lo - _NEAR, hi + _NEAR

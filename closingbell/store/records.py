@@ -231,11 +231,14 @@ class Records:
             row["close"], row["volume"] = close, volume
         return Bars(tuple(tickers), rows, timeframe)
 
-    def owner(self, timeframe: str, tickers: Sequence[str], bars: NDArray[np.void], at_least: int) -> str | None:
-        """The one of some tickers that has these very bars stored, or so many of them; None if none has."""
+    def owner(
+        self, timeframe: str, tickers: Sequence[str], but: str, bars: NDArray[np.void], at_least: int
+    ) -> str | None:
+        """The one of some tickers, ``but`` one, that has these very bars stored, or so many; None if none has."""
         values = {
             "timeframe": timeframe,
             "tickers": list(tickers),
+            "but": but,
             "instants": [ts.replace(tzinfo=UTC) for ts in bars["ts"].tolist()],
             "opens": bars["open"].tolist(),
             "closes": bars["close"].tolist(),

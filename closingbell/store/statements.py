@@ -233,7 +233,8 @@ OWNERS: Final = sa.text("""
     JOIN unnest(CAST(:instants AS timestamptz[]), CAST(:opens AS float8[]), CAST(:closes AS float8[]),
                 CAST(:volumes AS float8[])) AS came (ts, open, close, volume)
         ON (came.open, came.close, came.volume) = (bar.open, bar.close, bar.volume) AND came.ts = bar.ts
-    WHERE bar.timeframe = :timeframe AND bar.ticker = ANY(:tickers) AND bar.ts = ANY(CAST(:instants AS timestamptz[]))
+    WHERE bar.timeframe = :timeframe AND bar.ticker = ANY(:tickers) AND bar.ticker <> :but
+      AND bar.ts = ANY(CAST(:instants AS timestamptz[]))
     GROUP BY bar.ticker ORDER BY count(*) DESC, bar.ticker LIMIT 1
 """)
 

@@ -57,7 +57,8 @@ class Quota:
     def __str__(self) -> str:
         unit = {1.0: "second", 60.0: "minute", 3600.0: "hour"}.get(self.seconds, f"{self.seconds:g} s")
         article = "an" if unit == "hour" else "a"
-        return f"{self.calls:,} calls {article} {unit}" if unit.isalpha() else f"{self.calls:,} calls in {unit}"
+        calls = f"{self.calls:,} call{'s' if self.calls != 1 else ''}"
+        return f"{calls} {article} {unit}" if unit.isalpha() else f"{calls} in {unit}"
 
 
 class Rates(Protocol):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -156,6 +156,7 @@ class Limit:
         self.ahead = 0.0
         self._longest = longest
         self._updated: datetime | None = None
+        self._touched = False
         self._seen_since: tuple[datetime | None, float] = (None, 0.0)
         self._client: SyncPrefectClient | None = None
 
@@ -191,6 +192,7 @@ class Limit:
         """
         limit = require_limit(self.client, self.name)
         self.calls, self.active, self._updated, self.looked = limit.limit, limit.active_slots, limit.updated, steady()
+        self._touched = False
 
     def lost_contact(self) -> None:
         """Forget for how long the count has stayed the same: it may have changed meanwhile."""
@@ -198,6 +200,7 @@ class Limit:
 
     def take(self, size: int, seconds: float) -> UUID | None:
         """Take ``size`` slots under one lease of so many seconds; None when the limit has not as many free."""
+        self._touched = True
         try:
             response = self.client.increment_concurrency_slots_with_lease([self.name], size, "concurrency", seconds)
         except PrefectHTTPStatusError as error:
@@ -212,17 +215,33 @@ class Limit:
         if lease.expires - now < _TOO_LATE:
             return now >= lease.expires
         if lease.doubted:
-            if not self.prolong(lease, SHORTEST_LEASE, now):
+            known = self.prolong(lease, SHORTEST_LEASE, now)
+            if lease.asked and self._untouched(lease):
+                lease.asked = False
+            if not known:
+                # If we asked already, it was given back or, at worst, its slots belong to nobody now.
                 if not lease.asked and not lease.left_behind:
-                    lease.asked = True  # an answer that is lost leaves it with the slots that nobody holds
-                    self.client.release_concurrency_slots([self.name], lease.slots, 1.0)
+                    self._ask(lease, lambda: self.client.release_concurrency_slots([self.name], lease.slots, 1.0))
                 return True
             if lease.asked and not self._cover(lease):
                 return False
-        lease.asked = True
-        self.client.release_concurrency_slots_with_lease(lease.id)
+        self._ask(lease, lambda: self.client.release_concurrency_slots_with_lease(lease.id))
         self.active -= lease.slots
         return True
+
+    def _ask(self, lease: Lease, request: Callable[[], object]) -> None:
+        """Ask the server to take slots back, and remember it if no answer says what came of it."""
+        lease.asked, lease.before = True, None if self._touched else self._updated
+        self._touched = True
+        try:
+            request()
+        except httpx.TimeoutException:
+            lease.before = None  # it may be carried out yet
+            raise
+        except PrefectHTTPStatusError as error:
+            # So the server answers whose database was busy, and did nothing.
+            lease.asked = error.response.status_code != httpx.codes.SERVICE_UNAVAILABLE
+            raise
 
     def prolong(self, lease: Lease, seconds: float, now: float) -> bool:
         """Let a lease end so many seconds from now; False when the server does not know it."""
@@ -235,12 +254,18 @@ class Limit:
         lease.expires = now + seconds
         return True
 
+    def _untouched(self, lease: Lease) -> bool:
+        """Whether nothing has happened to the limit since the server was asked to take the lease back."""
+        self.look()
+        return lease.before is not None and lease.before == self._updated
+
     def _cover(self, lease: Lease) -> bool:
         """Take as many slots again as a lease has that may be counted free already, though it is still there.
 
         The lease can then be given back in either case; what was taken too much is put right with the rest of what
         nobody holds.
         """
+        self._touched = True
         try:
             self.client.increment_concurrency_slots([self.name], lease.slots, "concurrency")
         except PrefectHTTPStatusError as error:

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
 
@@ -26,6 +27,7 @@ class Lease:
         rested: since when all are idle.
         doubted: whether the server was away since it was granted, and may have lost it.
         asked: whether the server was asked to take it back, without an answer so far.
+        before: when the limit had last changed when it was asked, if that is known.
         left_behind: whether another process held it, and died.
     """
 
@@ -37,6 +39,7 @@ class Lease:
     rested: float = field(init=False, default=0.0)
     doubted: bool = False
     asked: bool = False
+    before: datetime | None = None
     left_behind: bool = False
 
     def __post_init__(self) -> None:

@@ -62,7 +62,8 @@ def in_processes(
         assert worker.exitcode == 0
 
 
-def _hold(rate: str, asset: str, books: Path | None, holding: Event) -> None:
+def hold(rate: str, asset: str, books: Path | None, holding: Event) -> None:
+    """Begin a call and never end it."""
     gate = PrefectGate(Quota.parse(rate), asset, call_timeout=5, books=books)
     with gate.call():
         holding.set()
@@ -72,7 +73,7 @@ def _hold(rate: str, asset: str, books: Path | None, holding: Event) -> None:
 def kill_a_holder(rate: str, asset: str, books: Path | None = None) -> None:
     """Kill a process in the middle of a call."""
     holding = _SPAWN.Event()
-    process = _SPAWN.Process(target=_hold, args=(rate, asset, books, holding))
+    process = _SPAWN.Process(target=hold, args=(rate, asset, books, holding))
     process.start()
     assert holding.wait(60)
     process.kill()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from closingbell.errors import ConfigurationError
-from closingbell.quota import Quota
+from closingbell.quota import Quota, Quotas
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,12 @@ def test_what_is_no_rate_is_refused_readably(text: str) -> None:
 )
 def test_a_quota_in_words(text: str, shown: str) -> None:
     assert str(Quota.parse(text)) == shown
+
+
+def test_an_asset_class_without_a_quota_of_its_own_shares_the_stocks() -> None:
+    quotas = Quotas(Quota(5, 60.0), {"crypto": Quota(1, 1.0)})
+    assert [quotas.holder(name) for name in ("stocks", "crypto", "fx")] == ["stocks", "crypto", "stocks"]
+    assert quotas.of("fx") == Quota(5, 60.0)
+    assert quotas.of("crypto") == Quota(1, 1.0)
+    assert list(quotas.all()) == ["stocks", "crypto"]
+    assert str(quotas) == "5 calls a minute, crypto 1 call a second"

@@ -34,6 +34,7 @@ class Resources:
         store: the database, at the newest migration.
         source: the vendor, every call of which passes ``gate``.
         gate: the quotas of all asset classes.
+        abandoned: set when the run shall end within moments, whatever it waits for.
         night: the run, once it is worked out.
         stopped: why the run has to stop, as soon as any of its batches knows.
         halted: set with it.
@@ -45,6 +46,7 @@ class Resources:
     store: Store
     source: PolygonSource
     gate: Gates
+    abandoned: threading.Event = field(default_factory=threading.Event)
     night: Night | None = None
     _context: Context | None = None
     stopped: ClosingbellError | None = None
@@ -86,6 +88,7 @@ class Resources:
     def abandon(self, error: ClosingbellError) -> None:
         """Stop within moments: calls on their way are cut off, and whoever waits for the quota is sent home."""
         self.stop(error)
+        self.abandoned.set()
         self.gate.stop()
         self.source.abort()
 
@@ -123,8 +126,14 @@ def opened(settings: Settings | None = None) -> Iterator[Resources]:
     with ExitStack() as stack:
         stack.enter_context(in_run_log())
         provided = stack.enter_context(embedded.provide(settings))
+        abandoned = threading.Event()
         store = open_store(
-            provided.database_url.get_secret_value(), connections=settings.fetch_threads, retries=settings.max_retries
+            provided.database_url.get_secret_value(),
+            connections=settings.fetch_threads,
+            retries=settings.max_retries,
+            patience=settings.database_patience,
+            lock_timeout=settings.database_lock_timeout,
+            stopped=abandoned.is_set,
         )
         stack.callback(store.close)
         migrations.upgrade(store.engine)
@@ -147,7 +156,7 @@ def opened(settings: Settings | None = None) -> Iterator[Resources]:
             pool_size=settings.fetch_threads,
         )
         stack.callback(source.close)
-        resources = Resources(settings, Clock(settings.closingbell_now), store, source, gate)
+        resources = Resources(settings, Clock(settings.closingbell_now), store, source, gate, abandoned)
         token = _current.set(resources)
         stack.callback(_current.reset, token)
         yield resources

@@ -1,13 +1,15 @@
-"""Calls that bring facts instead of bars: dividends, and what a ticker's instrument was called before."""
+"""Calls that store no bars: dividends, what a ticker's instrument was called before, minutes to hold a day against."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final, Literal, TypeAlias
 
-Kind: TypeAlias = Literal["dividends", "names"]
+from closingbell.healing import Cell
+
+Kind: TypeAlias = Literal["dividends", "names", "minutes"]
 
 #: Dividends a day in the whole market: an estimate, and no harm where it is wrong but to the plan's count of calls.
 DIVIDENDS_A_DAY: Final = 150
@@ -22,9 +24,10 @@ class Look:
     """One thing to look up.
 
     Attributes:
-        kind: ``dividends``, or ``names``: under which tickers the instrument has traded.
+        kind: ``dividends``; ``names``: under which tickers the instrument has traded; ``minutes`` of one session, to
+            hold its daily bar against.
         ticker: whose; None: the whole market's.
-        first: the first day of a look at dividends.
+        first: the first day of a look at dividends, or the session.
         last: the last one, included.
         pages: how many calls it is expected to take.
     """
@@ -36,8 +39,8 @@ class Look:
     pages: int = 1
 
     def __str__(self) -> str:
-        whose = self.ticker or "the whole market"
-        return f"dividends of {whose} {self.first}..{self.last}" if self.kind == "dividends" else f"names of {whose}"
+        days = {"dividends": f" {self.first}..{self.last}", "minutes": f" {self.first}"}
+        return f"{self.kind} of {self.ticker or 'the whole market'}{days.get(self.kind, '')}"
 
 
 def plan(
@@ -64,3 +67,8 @@ def plan(
     if "names" in kinds:
         looks += (Look("names", ticker, first, last) for ticker in tickers)
     return tuple(looks)
+
+
+def at_minutes(cells: Iterable[Cell]) -> tuple[Look, ...]:
+    """A look at the minutes of each of these cells."""
+    return tuple(Look("minutes", ticker, session, session) for ticker, session in cells)

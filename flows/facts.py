@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from prefect import Task, flow, unmapped
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
@@ -16,8 +16,8 @@ from closingbell.calendar import NEW_YORK
 from flows import night
 from flows.form import Day, Ticker, Universe
 from tasks import night as steps
-from tasks.batch import Work, batched, retries
-from tasks.facts import look_up
+from tasks.batch import Work
+from tasks.facts import look_up_all
 from tasks.resources import Resources
 from tasks.splits import look_at_splits
 from tasks.threads import threads
@@ -79,7 +79,5 @@ def _look(run: night.Run, kinds: Sequence[looks.Kind]) -> State[Any]:
     with store.records.alive(run.run_id):
         store.records.start_run(run.run_id, run.flow, asked.as_dict(), {**numbers, "told": told}, run.now)
         tally = look_at_splits(work, (since, today), settings)
-        looking: Task[..., Any] = look_up.with_options(**retries(settings))
-        batches = batched(wanted, run.batch_size)
-        tally.add(steps.gather(looking.map(batches, work=unmapped(work)), batches, resources))
+        tally.add(look_up_all(wanted, work, run.batch_size, resources))
         return steps.final_state(steps.publish_looked(resources, work, run.flow, asked, numbers, tally, run.begun))

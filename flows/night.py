@@ -16,7 +16,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from closingbell import identity, report
+from closingbell import identity, looks, report
 from closingbell.errors import ClosingbellError
 from closingbell.night import work_out
 from closingbell.request import Request
@@ -24,7 +24,7 @@ from closingbell.store.records import as_run_id
 from tasks import night as steps
 from tasks.batch import Work, batched, leave_untried, retrying
 from tasks.endurance import enduring
-from tasks.minutes import look_at_minutes
+from tasks.facts import look_up_all
 from tasks.resources import Resources, opened
 from tasks.splits import look_at_splits
 from tasks.sweep import sweep_up
@@ -124,5 +124,5 @@ def _night(run: Run) -> State[Any]:
             raise
         tally.add(splits)
         tally.add(sweep_up(work, night.plan.calls, resources))
-        tally.add(look_at_minutes(work, night.minutes, settings))
+        tally.add(look_up_all(looks.at_minutes(night.minutes), work, run.batch_size, resources))
         return steps.final_state(steps.close(resources, night, work, run.flow, tally, run.begun))

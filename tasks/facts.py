@@ -1,10 +1,12 @@
-"""The retrying task that looks facts up: a batch of looks, each fetched and committed."""
+"""The retrying task for calls that store no bars: a batch of looks, each fetched and dealt with."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
+from typing import Any
 
-from prefect import task
+from prefect import Task, task, unmapped
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
@@ -13,14 +15,16 @@ from closingbell.errors import ClosingbellError, ConfigurationError, FatalError,
 from closingbell.identity import NEAR, Tenure
 from closingbell.looks import Look
 from closingbell.report import Failure, Tally
-from tasks.batch import Batch, BatchFailedError, Work, may_pass, told, worth_retrying
+from closingbell.rollup import differences, roll_up
+from tasks.batch import Batch, BatchFailedError, Work, batched, may_pass, retries, told, worth_retrying
+from tasks.night import gather
 from tasks.resources import Resources, current
 
 
 @task(name="look up", task_run_name="look up {batch}", cache_policy=NO_CACHE, retry_condition_fn=worth_retrying)
 @told
 def look_up(batch: Batch[Look], work: Work) -> Tally:
-    """Fetch and commit the facts of a batch, one by one; on a retry only those that failed.
+    """Make the looks of a batch, one by one; on a retry only those that failed.
 
     Raises:
         BatchFailedError: some looks failed and may succeed later.
@@ -54,9 +58,24 @@ def look_up(batch: Batch[Look], work: Work) -> Tally:
     return batch.tally
 
 
+def look_up_all(looks: Sequence[Look], work: Work, batch_size: int, resources: Resources) -> Tally:
+    """Run :func:`look_up` over some looks; what fails costs the run that look only.
+
+    Raises:
+        ClosingbellError: the run had to stop.
+    """
+    batches = batched(looks, batch_size)
+    looking: Task[..., Any] = look_up.with_options(**retries(resources.settings))
+    return gather(looking.map(batches, work=unmapped(work)), batches, resources)
+
+
 def _store(look: Look, work: Work, resources: Resources, tally: Tally) -> None:
     source, facts = resources.source, resources.store.facts
-    if look.kind == "dividends":
+    if look.kind == "minutes" and look.ticker:
+        minutes = source.fetch_range(look.ticker, look.first, look.last, "1m")
+        daily = resources.store.records.series(work.source, "1d", (look.ticker,), look.first, look.last)
+        tally.minutes += map(str, differences(daily, roll_up(minutes)))
+    elif look.kind == "dividends":
         dividends = source.dividends(look.first, look.last, look.ticker)
         tally.dividends += facts.store_dividends(
             work.run_id, work.source, dividends, look.first, look.last, look.ticker

@@ -75,33 +75,38 @@ def gather(futures: Sequence[PrefectFuture[Tally]], batches: Sequence[Batch[Any]
 def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tally, begun: float) -> dict[str, Any]:
     """Reconcile to the cell, build the report, and publish it."""
     records, request = resources.store.records, night.request
-    for stage, seconds in resources.source.seconds.items():
-        tally.spend(stage, seconds)
+    calls = _calls(resources, tally)
     told = report.build(
         work.run_id,
         flow,
         night,
         tally,
         records.reconcile(request.source, request.timeframe, night.grids),
-        actual_calls=sum(resources.source.calls.values()),
+        actual_calls=calls,
         quarantined=records.quarantined(work.run_id, request.source, request.timeframe, night.grids),
         revisions=records.revisions(work.run_id) if tally.rewritten else [],
         seconds=time.monotonic() - begun,
     )
-    records.end_run(work.run_id, told["state"], told)
-    publish(resources.settings.closingbell_home, told)
-    return told
+    return _ended(resources, work, told)
 
 
 def publish_looked(
     resources: Resources, work: Work, flow: str, request: Request, plan: Mapping[str, int], tally: Tally, begun: float
 ) -> dict[str, Any]:
     """Build the report of a run that looked up facts, and publish it."""
+    calls, spent = _calls(resources, tally), time.monotonic() - begun
+    told = report.looked(work.run_id, flow, request, plan, tally, actual_calls=calls, seconds=spent)
+    return _ended(resources, work, told)
+
+
+def _calls(resources: Resources, tally: Tally) -> int:
+    """The calls that were made; the seconds they took go into the tally."""
     for stage, seconds in resources.source.seconds.items():
         tally.spend(stage, seconds)
-    calls = sum(resources.source.calls.values())
-    spent = time.monotonic() - begun
-    told = report.looked(work.run_id, flow, request, plan, tally, actual_calls=calls, seconds=spent)
+    return sum(resources.source.calls.values())
+
+
+def _ended(resources: Resources, work: Work, told: dict[str, Any]) -> dict[str, Any]:
     resources.store.records.end_run(work.run_id, told["state"], told)
     publish(resources.settings.closingbell_home, told)
     return told

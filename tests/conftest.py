@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +17,10 @@ from closingbell.store import Store, open_store
 from infra import migrations
 from infra.market.process import MarketProcess
 from infra.postgres import EmbeddedPostgres
+from tests.pooler import Pooler
+
+if TYPE_CHECKING:
+    from deployments.prefect_server import PrefectServer
 
 _OURS = {name.upper() for name in Settings.model_fields}
 
@@ -67,12 +72,29 @@ def _template(postgres: sa.URL) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def front(postgres: sa.URL) -> Iterator[sa.URL]:
+    """How the tests reach their databases: the server, or a pgbouncer in front of it (CLOSINGBELL_TEST_PGBOUNCER=1)."""
+    if not os.environ.get("CLOSINGBELL_TEST_PGBOUNCER"):
+        yield postgres
+        return
+    with Pooler(postgres) as pooler:
+        yield pooler.url
+
+
 @pytest.fixture
-def database_url(postgres: sa.URL, _template: str) -> Iterator[str]:
+def unpooled(front: sa.URL, postgres: sa.URL) -> None:
+    """For tests of what the server itself says to a login, which a pooler does not hand on."""
+    if front != postgres:
+        pytest.skip("a pooler answers for the server")
+
+
+@pytest.fixture
+def database_url(postgres: sa.URL, front: sa.URL, _template: str) -> Iterator[str]:
     """The URL of a database of the test's own, at the newest migration and empty."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     _execute(postgres, f'CREATE DATABASE "{name}" TEMPLATE "{_template}"')
-    yield postgres.set(database=name).render_as_string(hide_password=False)
+    yield front.set(database=name).render_as_string(hide_password=False)
     _execute(postgres, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
@@ -92,8 +114,14 @@ def market() -> Iterator[MarketProcess]:
 
 
 @pytest.fixture(scope="session")
-def prefect_api(postgres: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API URL of a Prefect server, shared; this process, its threads and its children all work with it."""
+def prefect_api(prefect_server: PrefectServer) -> str:
+    """The API URL of the Prefect server."""
+    return prefect_server.api_url
+
+
+@pytest.fixture(scope="session")
+def prefect_server(postgres: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server, shared; this process, its threads and its children all work with it."""
     from prefect.context import refresh_global_settings_context
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
@@ -109,7 +137,7 @@ def prefect_api(postgres: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> I
         server.wait_ready()
         with prefect_environment(client_environment(home, server.api_url)):
             refresh_global_settings_context()  # what threads see that have no settings of their own
-            yield server.api_url
+            yield server
             # What is still on its way to the server would be tried again and again once it is gone.
             APILogWorker.drain_all()
             EventsWorker.drain_all()

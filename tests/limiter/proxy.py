@@ -64,7 +64,11 @@ class Proxy:
                 if self._down:
                     near.close()
                     continue
-                far = socket.create_connection(("127.0.0.1", self._target))
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._target))
+                except OSError:  # the server itself is down
+                    near.close()
+                    continue
                 self._open |= {near, far}
             doomed = threading.Event()
             threading.Thread(target=self._pass_on, args=(near, far, doomed), daemon=True).start()

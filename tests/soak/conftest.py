@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from closingbell.settings import load
+from deployments.prefect_server import PrefectServer
 from infra.market.process import MarketProcess
 from tests.limiter.proxy import Proxy
 from tests.soak.faults import Scene
@@ -29,7 +30,7 @@ KNOWN: Final = int(os.environ.get("CLOSINGBELL_SOAK_TICKERS", "16"))
 
 #: How many others may be asked for later; and two that no market day carries, as OTC stocks are.
 NEW: Final = 24
-OTC: Final = ("QZXWF", "JQKVY")
+OTC: Final = ("JQKVY", "ZQJKY")
 
 
 @dataclass
@@ -68,7 +69,11 @@ class Weeks:
 
 @pytest.fixture(scope="package")
 def calm_years(
-    prefect_api: str, postgres: sa.URL, _template: str, market: MarketProcess, tmp_path_factory: pytest.TempPathFactory
+    prefect_server: PrefectServer,
+    postgres: sa.URL,
+    _template: str,
+    market: MarketProcess,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Weeks]:
     """A database after two calm years on the shared market; everything goes by ways that can be cut."""
     from prefect.events.worker import EventsWorker
@@ -81,13 +86,13 @@ def calm_years(
         pytest.MonkeyPatch.context() as monkeypatch,
         Proxy(_port(market.url)) as vendor,
         Proxy(postgres.port or 5432) as database,
-        Proxy(_port(prefect_api.removesuffix("/api"))) as prefect,
+        Proxy(_port(prefect_server.api_url.removesuffix("/api"))) as prefect,
         _database(postgres, _template) as name,
     ):
         # A flow in this process waits for its heartbeat's thread, which looks up once a second.
         monkeypatch.setattr("prefect.flow_engine.BaseFlowRunEngine.heartbeat_seconds", None)
         url = postgres.set(database=name).render_as_string(hide_password=False)
-        scene = Scene(world, vendor, database, prefect, url, monkeypatch.setenv)
+        scene = Scene(world, vendor, database, prefect, url, prefect_server, monkeypatch.setenv)
         environment = {
             **CALM,
             "DATABASE_URL": scene.database_url,

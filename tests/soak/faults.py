@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from deployments.prefect_server import PrefectServer
 from tests.limiter.proxy import Proxy
 from tests.soak.meanwhile import Meanwhile, meanwhile
 from tests.soak.world import World
@@ -23,6 +28,7 @@ class Scene:
         world: the market and what is true.
         market, database, prefect: the ways to them, which can be cut.
         url: the database's, past the proxy.
+        server: the Prefect server.
         setenv: changes a setting of the night's runs.
     """
 
@@ -31,6 +37,7 @@ class Scene:
     database: Proxy
     prefect: Proxy
     url: str
+    server: PrefectServer
     setenv: Callable[[str, str], None]
 
     @property
@@ -48,7 +55,7 @@ class Fault:
         name: with its numbers, for the line.
         felt: makes it happen for the time of a block.
         reasons: that a cell with a true bar may have after it.
-        stops: whether a run may have to stop for it.
+        stops: whether a run may have to stop for it; it waits for a database or a Prefect server that is away.
         unheard: whether calls may get lost on their way to the market.
         waits: whether calls wait for an answer until a timeout, which is short then.
     """
@@ -176,7 +183,8 @@ def backends_killed(chance: random.Random, world: World) -> Fault:
             connection.execute(_KILL_ONE)
 
     return Fault(
-        f"{len(pauses)} backends killed", lambda scene: _on_database(scene, work), frozenset({"pending"}), stops=True
+        f"{len(pauses)} backends killed",
+        lambda scene: _on_database(scene, work),
     )
 
 
@@ -184,7 +192,7 @@ def connections_cut(chance: random.Random, world: World) -> Fault:
     """The network to the database breaks all connections at once, now and then."""
     pauses = [(chance.uniform(0.02, 0.8), chance.choice((0.0, 0.0, 0.3))) for _ in range(chance.choice((1, 2, 4)))]
     name = f"database cut off {len(pauses)} times"
-    return Fault(name, lambda scene: _cuts(scene.database, pauses), frozenset({"pending"}), stops=True)
+    return Fault(name, lambda scene: _cuts(scene.database, pauses))
 
 
 def commits_unanswered(chance: random.Random, world: World) -> Fault:
@@ -206,7 +214,7 @@ def commits_unanswered(chance: random.Random, world: World) -> Fault:
             yield
         scene.database.lose("")
 
-    return Fault(f"answers to {', '.join(words)} lost", felt, frozenset({"pending"}), stops=True)
+    return Fault(f"answers to {', '.join(words)} lost", felt)
 
 
 def rows_locked(chance: random.Random, world: World) -> Fault:
@@ -246,11 +254,44 @@ def read_only(chance: random.Random, world: World) -> Fault:
             connection.exec_driver_sql(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
             connection.execute(_KILL_ALL)
 
-    return Fault(f"read-only for {lasts:.1f} s", lambda s: _on_database(s, work), frozenset({"pending"}), stops=True)
+    return Fault(f"read-only for {lasts:.1f} s", lambda s: _on_database(s, work))
 
 
 #: The name of connections that bring trouble, and are spared by others that do.
 _STRANGER: Final = "stranger"
+
+
+def postgres_crashed(chance: random.Random, world: World) -> Fault:
+    """``kill -9`` of a server process of PostgreSQL, which ends all others; it recovers from its log."""
+    pauses = [chance.uniform(0.05, 1.5) for _ in range(chance.choice((1, 1, 2)))]
+
+    @contextmanager
+    def felt(scene: Scene) -> Iterator[None]:
+        engine = sa.create_engine(scene.url, poolclass=sa.NullPool)
+
+        def work(until: Meanwhile, _: None) -> None:
+            for pause in pauses:
+                if not until.over(pause):
+                    with suppress(sa.exc.DBAPIError), engine.connect() as connection:
+                        os.kill(connection.execute(_ANYONE).scalar_one(), signal.SIGKILL)
+
+        with meanwhile(work, None):
+            yield
+        while not _answers(engine):
+            time.sleep(0.05)
+
+    return Fault(f"PostgreSQL killed {len(pauses)} times", felt)
+
+
+def _answers(engine: sa.Engine) -> bool:
+    try:
+        with engine.connect():
+            return True
+    except sa.exc.OperationalError:
+        return False
+
+
+_ANYONE: Final = sa.text("SELECT pg_backend_pid()")
 
 _OTHERS: Final = f"""
     FROM pg_stat_activity
@@ -294,7 +335,36 @@ def prefect_away(chance: random.Random, world: World) -> Fault:
     """Nobody reaches the Prefect server for some seconds."""
     pauses = [(chance.uniform(0.2, 1.5), chance.uniform(0.1, 2.0)) for _ in range(chance.choice((1, 2)))]
     name = f"Prefect away {len(pauses)} times, {sum(down for _, down in pauses):.1f} s"
-    return Fault(name, lambda scene: _cuts(scene.prefect, pauses), frozenset({"pending", "failed"}), stops=True)
+    return Fault(name, lambda scene: _cuts(scene.prefect, pauses))
+
+
+def prefect_killed(chance: random.Random, world: World) -> Fault:
+    """``kill -9`` of the Prefect server; it is started again."""
+    pause = chance.uniform(0.2, 2.0)
+
+    def work(until: Meanwhile, server: PrefectServer) -> None:
+        until.over(pause)
+        for pid in _processes_of(server.api_url.removesuffix("/api").rpartition(":")[2]):
+            os.kill(pid, signal.SIGKILL)
+        server.revive(lambda: False)
+
+    @contextmanager
+    def felt(scene: Scene) -> Iterator[None]:
+        with meanwhile(work, scene.server):
+            yield
+
+    return Fault("Prefect server killed", felt)
+
+
+def _processes_of(port: str) -> list[int]:
+    """The processes that were started to serve that port, without the leash that they are on."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = file.read_bytes().split(b"\0")
+            if b"--port" in words and port.encode() in words and not any(b"leash" in word for word in words):
+                found.append(int(file.parent.name))
+    return found
 
 
 #: Every kind, with its weight. The names are those that CLOSINGBELL_SOAK_FAULTS takes.
@@ -310,7 +380,12 @@ KINDS: Final[dict[str, tuple[float, Callable[[random.Random, World], Fault]]]] =
     "locks": (1, rows_locked),
     "readonly": (0.7, read_only),
     "prefect": (1, prefect_away),
+    "crash": (0.7, postgres_crashed),
+    "restart": (0.5, prefect_killed),
 }
+
+#: Those that take seconds to recover from: not for the short tests.
+SLOW: Final = ("crash", "restart")
 
 
 def draw(chance: random.Random, world: World, kinds: Sequence[str]) -> list[Fault]:

@@ -42,9 +42,11 @@ class Gates:
             if self._stopped:
                 raise RunEndingError("the run is ending")
             if holder not in self._open:
-                self._open[holder] = PrefectGate(
+                self._open[holder] = gate = PrefectGate(
                     self.quotas.of(holder), holder, key=self._key, call_timeout=self._call_timeout, books=self._books
                 )
+                if self._stopped:  # meanwhile
+                    gate.stop()
             return self._open[holder]
 
     @property
@@ -62,8 +64,7 @@ class Gates:
 
     def stop(self) -> None:
         """Let no further call begin: who waits, and whoever comes, gets a RunEndingError at once."""
-        with self._lock:
-            self._stopped = True
+        self._stopped = True  # without the lock, which whoever opens a gate holds while the server takes its time
         for gate in self.opened():
             gate.stop()
 

@@ -97,7 +97,7 @@ class PrefectGate:
         self._work = threading.Condition(self._lock)
         # What only the keeper reads and writes.
         self._limit = Limit(self.name, self._lease_seconds)
-        self._ask_at = self._listen_at = self._inherit_at = 0.0
+        self._ask_at = self._listen_at = self._inherit_at = self._forgotten_until = 0.0
         self._away_since: float | None = None
         if not get_current_settings().api.url:
             fix = "Set PREFECT_API_URL, for instance http://127.0.0.1:4200/api."
@@ -223,9 +223,11 @@ class PrefectGate:
             with self._limit.connected():
                 try:
                     self._serve_callers()
+                    self._leave()
                 except ClosingbellError as error:
                     self._fail(error)
-                self._leave()
+                finally:
+                    self._put_book_away()
         except Exception as error:  # noqa: BLE001  (whoever waits has to learn of it, whatever it is)
             self._fail(FatalError("the quota's keeper failed", value=repr(error)))
 
@@ -319,7 +321,7 @@ class PrefectGate:
         limit = self._limit
         if now - limit.looked > (_TICK if wanted > 0 else _LOOK_AGAIN):
             self._look()
-        if wanted <= 0:
+        if wanted <= 0 or now < self._forgotten_until:
             return False
         if not held and limit.stale():
             self._ask_at = now + _LOOK_AGAIN
@@ -336,11 +338,17 @@ class PrefectGate:
         return False
 
     def _look(self) -> None:
-        """Read the limit; what is held is lent no more when it was lowered below what is taken."""
+        """Read the limit; what is held is lent no more when less is allowed than is taken, or it is not counted."""
         self._limit.look()
-        if self._limit.active > self._limit.calls:
-            with self._lock:
-                self._slots.retire(steady())
+        now, limit = steady(), self._limit
+        with self._lock:
+            if limit.active > limit.calls:
+                self._slots.retire(now)
+            if limit.another or limit.active < self._slots.counted:
+                # Someone deleted it and made it anew, or set its count back: what we hold may be granted to others.
+                log.warning("the limit %s no longer counts what is held; nothing is called for a window", self.name)
+                self._slots.disown(now, harmless=limit.another)
+                self._forgotten_until = now + self.quota.seconds
 
     def _acquire(self, size: int) -> bool:
         """Take ``size`` slots under one lease; False when the limit has not as many free."""
@@ -354,8 +362,15 @@ class PrefectGate:
             self._slots.add(lease, begun)
         # Prefect grants without counting while a limit is missing or inactive: nothing is lent before it was
         # seen to be in force.
-        self._look()
-        if self._limit.active <= self._limit.calls:
+        try:
+            self._look()
+        except ConfigurationError:
+            with self._lock:
+                self._slots.drop(lease)
+            self._limit.disown(taken)
+            self._note(taken, gone=True)
+            raise
+        if self._limit.active <= self._limit.calls and not lease.asked:
             with self._lock:
                 lease.old = begun + _TENURE
                 self._callers.notify_all()
@@ -398,12 +413,14 @@ class PrefectGate:
                     self._work.wait(_TICK / 5)
         except httpx.TransportError as error:
             log.warning("slots are left to their leases (%s)", type(error).__name__)
-        finally:
-            for lease, cooled in self._remaining():
-                if cooled is None:  # its call may go on for longer than a window
-                    self._note(lease.id, gone=True)
-            if self._book:
-                self._book.close()
+
+    def _put_book_away(self) -> None:
+        """What is left in it goes back by whoever finds it, another window later."""
+        for lease, cooled in self._remaining():
+            if cooled is None:  # its call may go on for longer than that
+                self._note(lease.id, gone=True)
+        if self._book:
+            self._book.close()
 
     def _let_go(self, lease: Lease, cooled: float | None, now: float) -> None:
         """Give a lease back if its windows are over; else let it end with them."""

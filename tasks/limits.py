@@ -14,6 +14,7 @@ while, and none is ever counted free that is in use:
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -74,8 +75,8 @@ def limit_name(quota: Quota, asset_class: str = "stocks", key: str = "") -> str:
 
 
 def variable_name(limit: str, what: str) -> str:
-    """A Prefect variable that belongs to a limit; its name may hold no dot."""
-    return f"{limit}-{what}".replace(".", "_")
+    """The name of a Prefect variable that belongs to a limit; no dot may be in it, as in a limit's."""
+    return re.sub(r"[^a-z0-9_-]", "_", f"{limit}-{what}")
 
 
 def remember(client: SyncPrefectClient, name: str, value: Any) -> None:
@@ -146,6 +147,7 @@ class Limit:
         calls: of a window, as a person may have set them by now.
         active: slots that the server counts as taken.
         looked: when, by :func:`steady`.
+        another: whether the last look found another limit of the same name, which counts nothing of what is held.
         ahead: seconds by which the server's clock is ahead of this machine's; 0.0 where they agree.
     """
 
@@ -153,10 +155,12 @@ class Limit:
         self.name = name
         self.calls = self.active = 0
         self.looked = 0.0
+        self.another = False
         self.ahead = 0.0
         self._longest = longest
         self._updated: datetime | None = None
         self._touched = False
+        self._id: UUID | None = None
         self._seen_since: tuple[datetime | None, float] = (None, 0.0)
         self._client: SyncPrefectClient | None = None
 
@@ -191,7 +195,10 @@ class Limit:
             ConfigurationError: it is not fit to hold a quota.
         """
         limit = require_limit(self.client, self.name)
+        self.another, self._id = self._id not in (None, limit.id), limit.id
         self.calls, self.active, self._updated, self.looked = limit.limit, limit.active_slots, limit.updated, steady()
+        if self._updated != self._seen_since[0]:
+            self._seen_since = (self._updated, self.looked)
         self._touched = False
 
     def lost_contact(self) -> None:
@@ -209,6 +216,11 @@ class Limit:
                 return None
             raise
         return UUID(response.json()["lease_id"])
+
+    def disown(self, lease: UUID) -> None:
+        """Give back what was granted while the limit was switched off, when the server counts nothing either way."""
+        self._touched = True
+        self.client.release_concurrency_slots_with_lease(lease)
 
     def give_back(self, lease: Lease, now: float) -> bool:
         """Give a lease back, once, whatever became of the server meanwhile; False: not yet, try again."""
@@ -289,8 +301,6 @@ class Limit:
 
     def recount(self) -> None:
         """Give back slots that nobody can hold, once the server has had time to do it by itself."""
-        if self._updated != self._seen_since[0]:
-            self._seen_since = (self._updated, steady())
         if self._updated is None or steady() - self._seen_since[1] < _WATCHED:
             return
         updated, taken = self._updated, self.active

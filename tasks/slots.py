@@ -66,6 +66,11 @@ class Slots:
         return sum(lease.slots for lease in self._leases.values())
 
     @property
+    def counted(self) -> int:
+        """Of those, the slots that it cannot have counted free."""
+        return sum(lease.slots for lease in self._leases.values() if not (lease.asked or lease.left_behind))
+
+    @property
     def leases(self) -> list[Lease]:
         """What is held, oldest first."""
         return list(self._leases.values())
@@ -124,6 +129,21 @@ class Slots:
         """The server is away: what it knows of our leases when it is back is to be asked."""
         for lease in self._leases.values():
             lease.doubted = True
+
+    def disown(self, now: float, *, harmless: bool) -> None:
+        """The server no longer counts what is held: lend none of it.
+
+        Args:
+            now: the present instant.
+            harmless: whether giving it back changes no count, either.
+        """
+        self.retire(now)
+        for lease in self._leases.values():
+            lease.doubted = True
+            if harmless:
+                lease.left_behind = True
+            else:
+                lease.asked = True
 
     def forget_expired(self, now: float) -> None:
         """Stop counting what the server has taken back; a call that never ended held it."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -110,6 +111,49 @@ def test_a_raised_limit_lets_the_waiting_in(book: Books) -> None:
         limited.change(limit=3)
         for each in waiting:
             each.result(timeout=10)
+
+
+def test_a_limit_switched_off_and_on_has_counted_all_along(book: Books, tmp_path: Path) -> None:
+    limited = book("2/1s")
+    with limited.gate(books=tmp_path) as gate:
+        ended = call(gate)
+        limited.change(active=False)
+        with pytest.raises(ConfigurationError, match="inactive"), ThreadPoolExecutor(3) as pool:
+            list(pool.map(call, [gate] * 3))
+    assert limited.active() == 1, "given back while it is off, the slot would stay counted"
+    limited.change(active=True)
+    with limited.gate(books=tmp_path) as gate, ThreadPoolExecutor(3) as pool:
+        times = sorted(pool.map(call, [gate] * 3))
+        assert times[1] - ended >= 1.0
+    assert limited.active() == 0
+
+
+@pytest.mark.parametrize("deed", ["sets its count back", "deletes it and makes it anew"])
+def test_what_the_limit_has_forgotten_to_count_is_called_no_second_time(book: Books, deed: str) -> None:
+    limited, entries, more = book("2/1s"), list[float](), threading.Event()
+    with limited.gate() as gate, ThreadPoolExecutor(6) as pool:
+
+        def keep_calling() -> None:
+            while not more.is_set():
+                entries.append(call(gate))
+
+        callers = [pool.submit(keep_calling) for _ in range(6)]
+        while len(entries) < 3:
+            time.sleep(0.01)
+        if deed == "sets its count back":
+            limited.change(active_slots=0)
+        else:
+            limited.delete()
+            limited.client.upsert_global_concurrency_limit_by_name(limited.name, 2, 0)
+        until = len(entries) + 5
+        while len(entries) < until:
+            time.sleep(0.01)
+        more.set()
+        for each in callers:
+            each.result(timeout=10)
+    times = sorted(entries)
+    assert all(later - earlier >= 1.0 for earlier, later in zip(times, times[2:], strict=False))
+    assert limited.active() == 0
 
 
 def test_a_lowered_limit_is_kept(book: Books, eventually: Callable[..., None]) -> None:

@@ -225,8 +225,12 @@ def status(ticker: str | None, as_json: bool) -> None:
 
     Example: closingbell status AAPL
     """
+    from closingbell.universe import check_ticker
+
+    if ticker is not None:
+        check_ticker(ticker)
     with opened() as (_, store):
-        if ticker:
+        if ticker is not None:
             known = store.records.of_ticker(ticker)
             return show(known, list(_ticker_lines(known)), as_json)
         whole, runs = store.records.overview(), store.records.runs()

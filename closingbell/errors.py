@@ -19,9 +19,12 @@ character that steers a terminal.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from closingbell.text import visible
+
+#: Characters of a value that a message shows.
+_LONGEST: Final = 4_000
 
 
 class ClosingbellError(Exception):
@@ -40,8 +43,13 @@ class ClosingbellError(Exception):
         self.what = what
         self.value = value
         self.fix = fix
-        shown = what if value is None else f"{what}: {value}"
+        shown = what if value is None else f"{what}: {_cut(str(value))}"
         super().__init__(visible(f"{shown}. {fix}" if fix else shown, keep="\n"))
+
+
+def _cut(text: str) -> str:
+    """What a message has room for: a value may be a name of a million characters, or the end of a log."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 class ConfigurationError(ClosingbellError):

@@ -146,6 +146,15 @@ def parse_tickers(given: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(tickers)
 
 
+def check_ticker(text: str) -> str:
+    """One ticker, as it is.
+
+    Raises:
+        ConfigurationError: it cannot be one.
+    """
+    return _ticker(text, "the one asked for")
+
+
 def resolve(universe: str | None = None, tickers: str | Sequence[str] | None = None) -> tuple[str, ...]:
     """The tickers a run is about: those given, else those of the universe, else those of :data:`DEFAULT`.
 

@@ -12,6 +12,7 @@ import closingbell.store
 from closingbell import errors
 from closingbell.cells import REASONS
 from closingbell.errors import ClosingbellError, ConfigurationError, MalformedResponseError, RetryableError
+from closingbell.text import visible
 
 assert closingbell.store  # subclasses in the domain are found once their modules are loaded
 
@@ -79,3 +80,23 @@ def test_each_reason_of_an_error_is_a_gap_reason() -> None:
     reasons = {kind.reason for kind in family(ClosingbellError)} - {None}
     assert reasons == set(REASONS)
     assert ConfigurationError.reason is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("AAPL: 10 bars, ünïcode", "AAPL: 10 bars, ünïcode"),
+        ("a\x1b[2Jb\x9b31m", "a\\x1b[2Jb\\x9b31m"),
+        ("a\r\nb\u2028c\x00", "a\\r\\nb\\u2028c\\x00"),
+        ("\u202eLPAA\u200b", "\\u202eLPAA\\u200b"),
+    ],
+)
+def test_what_acts_is_shown_as_its_escape(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_no_message_steers_a_terminal_or_goes_on_for_ever() -> None:
+    error = ConfigurationError("it\x1b[2J failed", value="line 1\nline 2\x9b" + "x" * 1_000_000, fix="Do\x07.")
+    assert str(error).startswith("it\\x1b[2J failed: line 1\nline 2\\x9bxxx")
+    assert str(error).endswith("xxx. Do\\x07.")
+    assert len(str(error)) < 5_000

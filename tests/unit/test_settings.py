@@ -122,3 +122,24 @@ def test_a_secret_of_the_wrong_kind_is_not_quoted(name: str) -> None:
 def test_the_settings_do_not_change_under_a_run() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load().batch_size = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("address", "warned"),
+    [
+        ("https://api.polygon.io", False),
+        ("http://127.0.0.1:8787", False),
+        ("http://127.8.8.8", False),
+        ("http://[::1]:8787", False),
+        ("http://localhost:8787", False),
+        ("http://10.0.0.5:8787", True),
+        ("http://localhost.example.com", True),
+        ("http://market:8787", True),
+    ],
+)
+def test_a_key_in_the_clear_is_warned_of(address: str, warned: bool) -> None:
+    settings = load(polygon_api_key=SECRET, polygon_base_url=address)
+    assert len(settings.warnings) == warned
+    assert SECRET not in str(settings.warnings)
+    if warned:
+        assert "https" in settings.warnings[0]

@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run up test soak lint secrets format lock audit clean
+.PHONY: help run up test test-pgbouncer soak lint secrets format lock audit clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ENV := $(VENV)/.done
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(ENV) ## Start everything on loopback, run the nightly flow once, stop everything
 	@$(BIN)/closingbell up --once
@@ -21,6 +21,9 @@ up: $(ENV) ## Keep the stack serving: UI, nightly schedule, worker; Ctrl-C stops
 
 test: $(ENV) ## Run the tests
 	@$(BIN)/python -m pytest
+
+test-pgbouncer: $(ENV) ## Run the store's tests through a pgbouncer in transaction mode, which has to be installed
+	@CLOSINGBELL_TEST_PGBOUNCER=1 $(BIN)/python -m pytest tests/store
 
 soak: $(ENV) ## Run the slow tests: many kills of a five-year replay (needs CLOSINGBELL_DATA)
 	@$(BIN)/python -m pytest -m soak -s -o timeout=3600

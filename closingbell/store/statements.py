@@ -238,25 +238,27 @@ OWNERS: Final = sa.text("""
     GROUP BY bar.ticker ORDER BY count(*) DESC, bar.ticker LIMIT 1
 """)
 
-#: Made once a connection and emptied at each commit. No text in it: rows of fixed width are the fastest.
+#: Made once a session and emptied at each commit. No text in it: rows of fixed width are the fastest. A pooler gives
+#: the session, and the table with it, to other clients of the same user, older versions of this program among them:
+#: whoever changes the columns changes the name.
 STAGE: Final = sa.text("""
-    CREATE TEMPORARY TABLE IF NOT EXISTS staged_bar (
+    CREATE TEMPORARY TABLE IF NOT EXISTS staged_bar_1 (
         n integer NOT NULL, session date NOT NULL, ts timestamptz NOT NULL,
         open float8 NOT NULL, high float8 NOT NULL, low float8 NOT NULL, close float8 NOT NULL,
         volume float8 NOT NULL, vwap float8, trades bigint
     ) ON COMMIT DELETE ROWS
 """)
 
-EMPTY_STAGE: Final = sa.text("TRUNCATE staged_bar")
+EMPTY_STAGE: Final = sa.text("TRUNCATE staged_bar_1")
 
 COPY_TO_STAGE: Final = (
-    "COPY staged_bar (n, session, ts, open, high, low, close, volume, vwap, trades) FROM STDIN (FORMAT binary)"
+    "COPY staged_bar_1 (n, session, ts, open, high, low, close, volume, vwap, trades) FROM STDIN (FORMAT binary)"
 )
 
 # OFFSET 0 keeps the planner from joining bars to staged rows by the instant alone, before it has their tickers:
 # all the bars of a market day have one instant, and 11,000 tickers would be 121 million pairs.
 _STAGED = """
-    (SELECT named.ticker, staged_bar.* FROM staged_bar
+    (SELECT named.ticker, staged_bar_1.* FROM staged_bar_1
      JOIN unnest(CAST(:tickers AS text[])) WITH ORDINALITY AS named (ticker, n) USING (n) OFFSET 0)
 """
 

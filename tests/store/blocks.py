@@ -103,6 +103,26 @@ def expected(block: Bars, run_id: UUID, source: str = "polygon") -> list[Any]:
     ]
 
 
+def session_of(connection: sa.Connection) -> int:
+    """The server process that does a transaction's work; behind a pooler the driver knows of another one."""
+    driver: Any = connection.connection
+    with driver.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return int(cursor.fetchone()[0])
+
+
+def read_only(store: Store, server: sa.URL, on: bool) -> None:
+    """Make every new session read-only, as on a primary that was demoted; those that are there are ended."""
+    name = store.engine.url.database
+    admin = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = {'on' if on else 'off'}")
+        connection.execute(
+            sa.text("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = :name"),
+            {"name": name},
+        )
+
+
 def gaps(store: Store) -> dict[tuple[str, date], tuple[str, int, str | None]]:
     rows = query(store, "SELECT ticker, session, reason, attempts, last_error FROM gap")
     return {(ticker, session): (reason, attempts, error) for ticker, session, reason, attempts, error in rows}

@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
-from blocks import days, query, ranged, start, stored
+from blocks import days, query, ranged, read_only, start, stored
 
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError
 from closingbell.store import PostgresWriter, Store, open_store
@@ -58,7 +58,7 @@ def role(postgres: sa.URL, database_url: str) -> Iterator[sa.URL]:
 def test_a_wrong_password(role: sa.URL) -> None:
     error = caught(role.set(password=PASSWORD + "!"), ConfigurationError)
     assert error.what == "the database refuses the user or the password"
-    assert "password authentication failed for user" in str(error)
+    assert "authentication failed" in str(error)
     assert "DATABASE_URL" in error.fix
 
 
@@ -67,6 +67,7 @@ def test_no_such_user(postgres: sa.URL) -> None:
     assert error.what == "the database refuses the user or the password"
 
 
+@pytest.mark.usefixtures("unpooled")
 def test_no_such_database(role: sa.URL) -> None:
     error = caught(role.set(database="nowhere"), ConfigurationError)
     assert error.what == "there is no such database"
@@ -138,12 +139,9 @@ def test_a_user_who_may_only_read(role: sa.URL) -> None:
     assert "permission denied for table run" in str(error)
 
 
-def test_a_read_only_database(store: Store, database_url: str) -> None:
+def test_a_read_only_database(store: Store, postgres: sa.URL) -> None:
     run_id = start(store)
-    name = sa.make_url(database_url).database
-    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
-    store.engine.dispose()
+    read_only(store, postgres, True)
     with pytest.raises(ConfigurationError) as caught:
         store.writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 2))])
     assert without_password(caught.value).what == "the database is read-only"

@@ -26,6 +26,7 @@ from blocks import (
     query,
     range_of,
     ranged,
+    session_of,
     start,
     stored,
 )
@@ -419,11 +420,11 @@ def test_a_killed_backend_costs_a_retry_and_nothing_else(store: Store, postgres:
     def after(connection: sa.Connection, cursor: Any, statement: str, *_: Any) -> None:
         seen.append(statement)
         if len(seen) == at and not killed:
-            kill(connection.connection.driver_connection.info.backend_pid)  # type: ignore[union-attr]
+            kill(session_of(connection))
 
     def commit(connection: sa.Connection) -> None:
         if at == "commit" and not killed:
-            kill(connection.connection.driver_connection.info.backend_pid)  # type: ignore[union-attr]
+            kill(session_of(connection))
 
     sa.event.listen(store.engine, "after_cursor_execute", after)
     sa.event.listen(store.engine, "commit", commit)
@@ -474,7 +475,7 @@ def test_a_backend_killed_in_the_middle_of_a_copy(
             return real(connection, statement, stream)
         driver: Any = connection.connection
         with driver.cursor() as cursor:
-            cursor.copy_expert(statement, Reader(driver.driver_connection.info.backend_pid, stream))
+            cursor.copy_expert(statement, Reader(session_of(connection), stream))
 
     real = module._copy
     monkeypatch.setattr(module, "_copy", copy)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from blocks import days, gaps, query, ranged, start, stored
+from blocks import days, gaps, query, ranged, read_only, start, stored
 from wire import COMMIT, Wire
 
-from closingbell.errors import ConfigurationError, RetryableError, RunEndingError
+from closingbell.errors import RetryableError, RunEndingError
 from closingbell.outcome import FlushResult
 from closingbell.store import PostgresWriter, Store, open_store
 from closingbell.store.faults import LockedError, transaction
@@ -268,6 +268,7 @@ def test_a_run_that_is_stopped_does_not_wait(wire: Wire, caplog: pytest.LogCaptu
                 each.result()
 
 
+@pytest.mark.usefixtures("unpooled")
 def test_no_more_connections_is_waited_for(store: Store, database_url: str, caplog: pytest.LogCaptureFixture) -> None:
     name = sa.make_url(database_url).database
     with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
@@ -290,36 +291,17 @@ def test_no_more_connections_is_waited_for(store: Store, database_url: str, capl
 # -- a failover ----------------------------------------------------------------------------------------------------
 
 
-def read_only(store: Store, on: bool) -> None:
-    """Make every new session read-only, as on a primary that was demoted; those that are there are ended."""
-    name = store.engine.url.database
-    admin = sa.create_engine(
-        store.engine.url.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
-    )
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = {'on' if on else 'off'}")
-        connection.execute(
-            sa.text("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = :name"),
-            {"name": name},
-        )
-
-
-def test_a_database_that_becomes_read_only_is_waited_for(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_database_that_becomes_read_only_is_waited_for(
+    store: Store, postgres: sa.URL, caplog: pytest.LogCaptureFixture
+) -> None:
     run_id = start(store)
     flush(store, run_id)
-    read_only(store, True)
+    read_only(store, postgres, True)
     waiting = InBackground(lambda: flush(store, run_id, "MSFT"))
     until(lambda: told(caplog, "the database is read-only"))
     assert not waiting.done
-    read_only(store, False)
+    read_only(store, postgres, False)
     check_once(store, run_id, waiting.result(), flushes=2)
-
-
-def test_a_database_that_is_read_only_from_the_start_is_an_error(store: Store) -> None:
-    run_id = start(store)
-    read_only(store, True)
-    with pytest.raises(ConfigurationError, match="the database is read-only"):
-        flush(store, run_id)
 
 
 # -- others --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -22,6 +22,9 @@ from closingbell.store.statements import COUNT, GONE
 
 #: Answers that say nothing of the vendor's data: another run asks for itself.
 _NO_ANSWER: Final = ("failed", "pending")
+
+#: No call is on its way for longer, whatever it waits for: a claim older than this is that of a process that hangs.
+LONGEST: Final = timedelta(hours=1)
 
 #: What is visible to whoever asks now: an answer written by a transaction that is not, came later.
 MARK: Final = sa.text("SELECT CAST(pg_current_snapshot() AS text)")
@@ -37,7 +40,7 @@ _OTHERS: Final = sa.text("""
     SELECT run_id, first_session, last_session, tickers, done_at IS NOT NULL AS done FROM claim
     WHERE source = :source AND timeframe = :timeframe AND run_id <> :run_id
       AND last_session >= :first AND first_session <= :last AND tickers && CAST(:tickers AS varchar[])
-      AND (done_at IS NULL
+      AND (done_at IS NULL AND claimed_at > now() - :longest
            OR NOT pg_visible_in_snapshot(CAST(CAST(done_in AS text) AS xid8), CAST(:mark AS pg_snapshot)))
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))
 
@@ -84,6 +87,7 @@ def take(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, c
     key = {"source": source, "timeframe": timeframe}
     connection.execute(_ALONE, key)
     values = {**key, "run_id": run_id, "first": first, "last": last, "tickers": list(tickers(call)), "mark": mark}
+    values["longest"] = LONGEST
     others = connection.execute(_OTHERS, values).all()
     if _in_flight(connection, {other.run_id for other in others if not other.done}):
         return Claim(call, busy=True)

@@ -230,6 +230,7 @@ claim = sa.Table(
     sa.Column("first_session", sa.Date, nullable=False),
     sa.Column("last_session", sa.Date, nullable=False),
     sa.Column("tickers", _TICKERS, nullable=False, comment="the cells: these, first_session to last_session"),
+    sa.Column("claimed_at", _INSTANT, nullable=False, server_default=sa.func.now()),
     sa.Column("done_at", _INSTANT, comment="when it was answered; NULL: in flight"),
     sa.Column("done_in", sa.BigInteger, comment="the transaction that wrote the answer"),
     sa.Index("claim_of_run", "run_id"),

@@ -9,6 +9,7 @@ from datetime import date
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 
 from closingbell.errors import NotEntitledError, RetryableError
 from closingbell.plan import MarketDay, TickerRange
@@ -138,6 +139,16 @@ def test_a_killed_run_holds_nothing(runs: Runs, store: Store) -> None:
     runs.kill(dead)
     assert runs.claim(runs.start(), call).call == call
     assert query(store, "SELECT count(*) FROM claim WHERE run_id = :run", run=dead) == [(0,)]
+
+
+def test_a_run_that_hangs_holds_its_claims_for_an_hour_at_most(runs: Runs, store: Store) -> None:
+    hangs, call = runs.start(), range_of("AAPL", days(0, 9))
+    runs.claim(hangs, call)
+    for minutes, busy in ((59, True), (61, False)):
+        with store.engine.begin() as connection:
+            age = sa.text("UPDATE claim SET claimed_at = now() - make_interval(mins => :minutes)")
+            connection.execute(age, {"minutes": minutes})
+        assert runs.claim(runs.start(), call).busy is busy
 
 
 def test_a_rolled_back_answer_leaves_its_claim_in_flight(runs: Runs, store: Store) -> None:

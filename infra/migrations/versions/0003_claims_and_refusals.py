@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("first_session", sa.Date, nullable=False),
         sa.Column("last_session", sa.Date, nullable=False),
         sa.Column("tickers", TICKERS, nullable=False, comment="the cells: these, first_session to last_session"),
+        sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
         sa.Column("done_at", sa.DateTime(timezone=True), comment="when it was answered; NULL: in flight"),
         sa.Column("done_in", sa.BigInteger, comment="the transaction that wrote the answer"),
     )

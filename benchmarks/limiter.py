@@ -1,6 +1,6 @@
 """Overruns and utilisation of the quota's gate, with Prefect's plain ``rate_limit`` beside it in the same run.
 
-    python -m benchmarks.limiter [--full] [--seconds 30] [--latency 0.3]
+    python -m benchmarks.limiter [--full] [--seconds 30] [--threads 50] [--latency 0.3]
 
 A real Prefect server on the embedded PostgreSQL, a stand-in market that enforces a rolling window, and processes
 full of threads that call as fast as they may. The market's log of calls is the judge:
@@ -194,22 +194,20 @@ def side_by_side(rate: str, threads: int, processes: int, seconds: float, latenc
 @click.command()
 @click.option("--full", is_flag=True, help="1, 8 and 25 threads, ten minutes at the slow quota.")
 @click.option("--seconds", type=float, help="How long each case runs.")
+@click.option("--threads", type=int, help="In each process.")
 @click.option("--latency", default=0.0, show_default=True, help="Seconds that the market takes for an answer.")
-def main(full: bool, seconds: float | None, latency: float) -> None:
+def main(full: bool, seconds: float | None, threads: int | None, latency: float) -> None:
     """Print the table."""
     print("| quota | threads | processes | method | calls | overruns | utilisation | by process |")
     print("|---|---|---|---|---|---|---|---|")
     with prefect_server():
-        for rate, threads, processes, usual in _FULL if full else _SHORT:
-            for name, seen in zip(
-                METHODS, side_by_side(rate, threads, processes, seconds or usual, latency), strict=True
-            ):
+        for rate, usual_threads, processes, usual_seconds in _FULL if full else _SHORT:
+            case = rate, threads or usual_threads, processes
+            measured = side_by_side(*case, seconds or usual_seconds, latency)
+            for name, seen in zip(METHODS, measured, strict=True):
                 shares = " ".join(f"{share:.0%}" for share in seen.shares)
-                print(
-                    f"| {rate} | {threads} | {processes} | {name} | {seen.calls} | {seen.overruns} "
-                    f"| {seen.utilisation:.1%} | {shares} |",
-                    flush=True,
-                )
+                cells = [*case, name, seen.calls, seen.overruns, f"{seen.utilisation:.1%}", shares]
+                print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

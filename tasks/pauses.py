@@ -45,6 +45,7 @@ class Pause:
         self._file = folder / "paused" if folder else None
         self._seen = 0.0
         self._heard = ""
+        self._doubted = False
         self._until = 0.0
 
     def until(self) -> float:
@@ -87,6 +88,8 @@ class Pause:
         """
         variable = limit.client.read_variable_by_name(self.variable)
         told = _instant(variable.value) if variable else None
+        if told is not None and not self._believable(told - limit.ahead - time.time()):
+            told = None
         untold = self.untold
         # Who overwrites a later instant than its own is overwritten by whoever told that one, and then agrees.
         if untold is not None and untold > time.time() + limit.ahead and (told is None or told < untold - 0.001):
@@ -102,17 +105,22 @@ class Pause:
             self._learn(told - ahead - time.time())
 
     def _learn(self, left: float) -> None:
-        if left > LONGEST_PAUSE + _LEEWAY:
-            log.warning("a pause of %s for another %.0f s is not believed", self._limit, left)
-        elif left > 0:
+        if left > 0 and self._believable(left):
             self._until = max(self._until, steady() + left)
 
-    @staticmethod
-    def _write(file: Path, instant: float) -> None:
+    def _believable(self, left: float) -> bool:
+        if left <= LONGEST_PAUSE + _LEEWAY:
+            return True
+        if not self._doubted:
+            log.warning("a pause of %s for another %.0f s is not believed", self._limit, left)
+        self._doubted = True
+        return False
+
+    def _write(self, file: Path, instant: float) -> None:
         with file.open("a") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX)
             before = os.fstat(opened.fileno()).st_mtime
-            if not before - time.time() > LONGEST_PAUSE + _LEEWAY:
+            if self._believable(before - time.time()):
                 instant = max(instant, before)
             os.utime(opened.fileno(), (instant, instant))
 

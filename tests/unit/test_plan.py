@@ -15,7 +15,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from closingbell.cells import Cells
-from closingbell.plan import CallCost, MarketDay, Plan, TickerRange, batches, cheapest, minimum_cover
+from closingbell.plan import CallCost, MarketDay, Plan, TickerRange, batches, cheapest, join, minimum_cover
+from closingbell.quota import Quota, Quotas
 
 FREE = CallCost(interval=12.0)
 PAID = CallCost(interval=0.01)
@@ -119,6 +120,22 @@ def test_a_range_of_many_base_bars_takes_several_pages() -> None:
     plan = cheapest(full(1, 260), CallCost(12.0, market_day_rows=None, rows_per_session=960))
     assert plan.planned_calls == 5  # 249,600 minutes at 50,000 a page
     assert plan.seconds == pytest.approx(5 * 12.0 + 249_600 / 250_000)
+
+
+@pytest.mark.parametrize(
+    ("own", "seconds"),
+    [
+        ({}, 4 * 60.0),  # 23 calls, five at once each minute
+        ({"crypto": Quota(1, 1.0)}, 2 * 60.0),  # stocks' 13 calls take longer than crypto's 10
+        ({"crypto": Quota(1, 30.0)}, 9 * 30.0),
+    ],
+)
+def test_each_quota_has_its_own_time(own: dict[str, Quota], seconds: float) -> None:
+    ranges = CallCost(1.0, market_day_rows=None)
+    plans = [("stocks", cheapest(full(10, 2), ranges)), ("crypto", cheapest(full(10, 2), ranges, "crypto"))]
+    plan = join(plans, Quotas(Quota(5, 60.0), own), splits=1, minutes=2)
+    assert plan.planned_calls == 23
+    assert plan.seconds == pytest.approx(seconds, abs=1.0)
 
 
 def test_nothing_missing_costs_nothing() -> None:

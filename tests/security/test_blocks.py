@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -132,3 +133,13 @@ def test_what_only_reads_uses_blocks_and_goes_on_without_prefect(
     assert done.exit_code == 0
     assert "0 bars of 0 tickers" in done.stdout
     assert "warning: the Prefect server does not answer" in done.stderr
+
+
+def test_the_documented_way_to_make_a_block(no_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setattr("getpass.getpass", lambda prompt: KEY)
+    exec(code, {})  # noqa: S102
+    assert _secrets(complete(read())) == [None, KEY, None]
+    for name in SECRETS:
+        assert f"| `{name.upper()}` | `{block_name(name)}` |" in page

@@ -25,8 +25,9 @@ test: $(ENV) ## Run the tests
 test-pgbouncer: $(ENV) ## Run the store's tests through a pgbouncer in transaction mode, which has to be installed
 	@CLOSINGBELL_TEST_PGBOUNCER=1 $(BIN)/python -m pytest tests/store
 
-soak: $(ENV) ## Run the slow tests: many kills of a five-year replay (needs CLOSINGBELL_DATA)
-	@$(BIN)/python -m pytest -m soak -s -o timeout=3600
+soak: $(ENV) ## About an hour of nights in which everything goes wrong, and of kills (CONTRIBUTING.md says more)
+	@CLOSINGBELL_SOAK_TICKERS=$${CLOSINGBELL_SOAK_TICKERS:-80} \
+	  $(BIN)/python -m pytest -m soak --show-capture=no -o timeout=0 $(if $(CLOSINGBELL_SOAK_WEEK),tests/soak)
 
 lint: $(ENV) ## Check style and types
 	@$(BIN)/ruff check .

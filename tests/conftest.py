@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -144,6 +144,17 @@ def prefect_server(postgres: sa.URL, tmp_path_factory: pytest.TempPathFactory) -
     finally:
         server.stop()
     refresh_global_settings_context()
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Prints a line past pytest's capture, between what the runs log."""
+
+    def line(text: str) -> None:
+        with capsys.disabled():
+            print(text, flush=True)  # noqa: T201
+
+    return line
 
 
 def _execute(server: sa.URL, statement: str) -> None:

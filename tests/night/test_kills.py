@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from closingbell.settings import load
 from deployments.bootstrap import bootstrap
 from infra.market.process import MarketProcess
+from tests.databases import copied
 from tests.night.command import contents, finish, start
 
 pytestmark = pytest.mark.prefect
@@ -24,19 +26,8 @@ THREADS = 8
 @pytest.fixture
 def fresh_database(postgres: sa.URL, _template: str) -> Iterator[Callable[[], str]]:
     """Makes empty databases, and removes them all at the end."""
-    engine = sa.create_engine(postgres, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    made: list[str] = []
-
-    def make() -> str:
-        made.append(f"kill_{random.getrandbits(48):x}")
-        with engine.connect() as connection:
-            connection.execute(sa.text(f'CREATE DATABASE "{made[-1]}" TEMPLATE "{_template}"'))
-        return postgres.set(database=made[-1]).render_as_string(hide_password=False)
-
-    yield make
-    with engine.connect() as connection:
-        for name in made:
-            connection.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(copied(postgres, _template)).render_as_string(hide_password=False)
 
 
 def killed_and_run_again(
@@ -81,7 +72,7 @@ def test_a_killed_run_is_finished_by_the_next(
 @pytest.mark.soak
 @pytest.mark.data
 def test_twenty_kills_of_a_replay_of_five_years(
-    prefect_api: str, fresh_database: Callable[[], str], tmp_path: Path, data: Path
+    prefect_api: str, fresh_database: Callable[[], str], tmp_path: Path, data: Path, say: Callable[[str], None]
 ) -> None:
     import pandas as pd
 
@@ -101,7 +92,7 @@ def test_twenty_kills_of_a_replay_of_five_years(
             at = kills.randrange(1, calm["actual_calls"])
             environment = settings(market, fresh_database(), tmp_path)
             told = killed_and_run_again(market, environment, arguments, at)
-            print(f"{number}: seed {seed}, killed after {at} calls, {told['repeated']} repeated")  # noqa: T201
+            say(f"{number}: seed {seed}, killed after {at} calls, {told['repeated']} repeated")
             assert contents(environment["DATABASE_URL"]) == expected, f"seed {seed}, killed after {at} calls"
             assert told["repeated"] <= THREADS, f"seed {seed}, killed after {at} calls"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 from closingbell.settings import load
 from deployments.prefect_server import PrefectServer
 from infra.market.process import MarketProcess
+from tests.databases import copied
 from tests.limiter.proxy import Proxy
 from tests.soak.faults import Scene
 from tests.soak.runs import Ask, Runner
@@ -59,8 +59,8 @@ class Weeks:
         calm, scene = sa.make_url(self.scene.url), self.scene
         world = World(scene.world.market, BEGIN)
         world.asked = dict(self.asked)
-        with _database(self.server, str(calm.database)) as name:
-            here = replace(scene, world=world, url=calm.set(database=name).render_as_string(hide_password=False))
+        with copied(self.server, str(calm.database)) as url:
+            here = replace(scene, world=world, url=url.render_as_string(hide_password=False))
             runner = replace(self.runner, environment={**self.runner.environment, "DATABASE_URL": here.database_url})
             for variable, value in runner.environment.items():
                 scene.setenv(variable, value)
@@ -87,12 +87,12 @@ def calm_years(
         Proxy(_port(market.url)) as vendor,
         Proxy(postgres.port or 5432) as database,
         Proxy(_port(prefect_server.api_url.removesuffix("/api"))) as prefect,
-        _database(postgres, _template) as name,
+        copied(postgres, _template) as url,
     ):
         # A flow in this process waits for its heartbeat's thread, which looks up once a second.
         monkeypatch.setattr("prefect.flow_engine.BaseFlowRunEngine.heartbeat_seconds", None)
-        url = postgres.set(database=name).render_as_string(hide_password=False)
-        scene = Scene(world, vendor, database, prefect, url, prefect_server, monkeypatch.setenv)
+        way = url.render_as_string(hide_password=False)
+        scene = Scene(world, vendor, database, prefect, way, prefect_server, monkeypatch.setenv)
         environment = {
             **CALM,
             "DATABASE_URL": scene.database_url,
@@ -127,17 +127,3 @@ def weeks(calm_years: Weeks, monkeypatch: pytest.MonkeyPatch) -> Weeks:
 
 def _port(url: str) -> int:
     return int(url.rpartition(":")[2])
-
-
-@contextmanager
-def _database(server: sa.URL, template: str) -> Iterator[str]:
-    """A copy of a database, for the time of a block."""
-    name = f"soak_{uuid.uuid4().hex[:12]}"
-    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sa.text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
-    try:
-        yield name
-    finally:
-        with engine.connect() as connection:
-            connection.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))

@@ -176,11 +176,11 @@ def backends_killed(chance: random.Random, world: World) -> Fault:
     """Connections to the database are ended by its server at any moment."""
     pauses = [chance.uniform(0.02, 0.6) for _ in range(chance.choice((1, 3, 10)))]
 
-    def work(until: Meanwhile, connection: sa.Connection) -> None:
+    def work(until: Meanwhile, engine: sa.Engine) -> None:
         for pause in pauses:
             if until.over(pause):
                 return
-            connection.execute(_KILL_ONE)
+            _insist(engine, _KILL_ONE)
 
     return Fault(
         f"{len(pauses)} backends killed",
@@ -198,10 +198,11 @@ def connections_cut(chance: random.Random, world: World) -> Fault:
 def commits_unanswered(chance: random.Random, world: World) -> Fault:
     """The answer to a COMMIT, or a COPY before it, never arrives: nobody knows whether it was done."""
     words = chance.choices(("COMMIT", "COPY", "MERGE", "INSERT"), (6, 2, 1, 1), k=chance.choice((1, 2, 4)))
+    pauses = [chance.uniform(0.02, 0.3) for _ in words]
 
     def work(until: Meanwhile, proxy: Proxy) -> None:
-        for word in words:
-            if until.over(chance.uniform(0.02, 0.3)):
+        for word, pause in zip(words, pauses, strict=True):
+            if until.over(pause):
                 return
             proxy.lose(word)
             while not proxy.lost.wait(0.02):
@@ -223,36 +224,32 @@ def rows_locked(chance: random.Random, world: World) -> Fault:
     tickers.sort(reverse=True)
     pauses = [chance.uniform(0.02, 0.3) for _ in tickers]
 
-    def work(until: Meanwhile, connection: sa.Connection) -> None:
+    def work(until: Meanwhile, engine: sa.Engine) -> None:
         for _ in range(2):
-            try:
-                with connection.begin():
-                    for ticker, pause in zip(tickers, pauses, strict=True):
-                        connection.execute(_LOCK_ONE, {"ticker": ticker})
-                        if until.over(pause):
-                            return
-            except sa.exc.OperationalError:  # it was the stranger's turn to lose the deadlock
-                continue
+            # It may be the stranger's turn to lose the deadlock, or its server may die.
+            with suppress(sa.exc.OperationalError), engine.connect() as connection:
+                connection = connection.execution_options(isolation_level="READ COMMITTED")
+                for ticker, pause in zip(tickers, pauses, strict=True):
+                    connection.execute(_LOCK_ONE, {"ticker": ticker})
+                    if until.over(pause):
+                        return
 
-    return Fault(f"{len(tickers)} rows locked backwards", lambda s: _on_database(s, work, autocommit=False))
+    return Fault(f"{len(tickers)} rows locked backwards", lambda scene: _on_database(scene, work))
 
 
 def read_only(chance: random.Random, world: World) -> Fault:
     """The server fails over to a read-only one for some seconds."""
     before, lasts = chance.uniform(0.0, 1.0), chance.uniform(0.2, 2.0)
 
-    def work(until: Meanwhile, connection: sa.Connection) -> None:
-        name = connection.engine.url.database
+    def work(until: Meanwhile, engine: sa.Engine) -> None:
+        name = engine.url.database
         if until.over(before):
             return
-        try:
-            connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
-            connection.execute(_KILL_ALL)
-            until.over(lasts)
-        finally:
-            connection.exec_driver_sql("SET default_transaction_read_only = off")
-            connection.exec_driver_sql(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
-            connection.execute(_KILL_ALL)
+        for statement in (f'ALTER DATABASE "{name}" SET default_transaction_read_only = on', _KILL_ALL):
+            _insist(engine, statement)
+        until.over(lasts)
+        for statement in (f'ALTER DATABASE "{name}" RESET default_transaction_read_only', _KILL_ALL):
+            _insist(engine, statement)
 
     return Fault(f"read-only for {lasts:.1f} s", lambda s: _on_database(s, work))
 
@@ -267,51 +264,56 @@ def postgres_crashed(chance: random.Random, world: World) -> Fault:
 
     @contextmanager
     def felt(scene: Scene) -> Iterator[None]:
-        engine = sa.create_engine(scene.url, poolclass=sa.NullPool)
-
-        def work(until: Meanwhile, _: None) -> None:
+        def work(until: Meanwhile, engine: sa.Engine) -> None:
             for pause in pauses:
                 if not until.over(pause):
-                    with suppress(sa.exc.DBAPIError), engine.connect() as connection:
-                        os.kill(connection.execute(_ANYONE).scalar_one(), signal.SIGKILL)
+                    with suppress(sa.exc.OperationalError), engine.connect() as connection:
+                        os.kill(connection.execute(_MY_PROCESS).scalar_one(), signal.SIGKILL)
 
-        with meanwhile(work, None):
+        # The tests' own server may forget what it committed just before it is killed, unless it is told otherwise;
+        # and a sequence copied with its database goes back to what it was, unless there was a checkpoint since.
+        engine = _stranger(scene)
+        for statement in ("ALTER SYSTEM SET synchronous_commit = on", _RELOAD, "CHECKPOINT"):
+            _insist(engine, statement)
+        with meanwhile(work, engine):
             yield
-        while not _answers(engine):
-            time.sleep(0.05)
+        for statement in ("ALTER SYSTEM SET synchronous_commit = off", _RELOAD):
+            _insist(engine, statement)
 
     return Fault(f"PostgreSQL killed {len(pauses)} times", felt)
 
 
-def _answers(engine: sa.Engine) -> bool:
-    try:
-        with engine.connect():
-            return True
-    except sa.exc.OperationalError:
-        return False
-
-
-_ANYONE: Final = sa.text("SELECT pg_backend_pid()")
+_MY_PROCESS: Final = sa.text("SELECT pg_backend_pid()")
+_RELOAD: Final = "SELECT pg_reload_conf()"
 
 _OTHERS: Final = f"""
     FROM pg_stat_activity
     WHERE datname = current_database() AND application_name <> '{_STRANGER}' AND backend_type = 'client backend'
 """
-_KILL_ONE: Final = sa.text(f"SELECT pg_terminate_backend(pid) {_OTHERS} ORDER BY random() LIMIT 1")
-_KILL_ALL: Final = sa.text(f"SELECT pg_terminate_backend(pid) {_OTHERS}")
+_KILL_ONE: Final = f"SELECT pg_terminate_backend(pid) {_OTHERS} ORDER BY random() LIMIT 1"
+_KILL_ALL: Final = f"SELECT pg_terminate_backend(pid) {_OTHERS}"
 _LOCK_ONE: Final = sa.text("SELECT FROM watermark WHERE ticker = :ticker FOR UPDATE")
 
 
-@contextmanager
-def _on_database(
-    scene: Scene, work: Callable[[Meanwhile, sa.Connection], None], *, autocommit: bool = True
-) -> Iterator[None]:
-    """Let it work on a connection of its own, past the proxy."""
-    options = {"isolation_level": "AUTOCOMMIT"} if autocommit else {}
-    named = {"application_name": _STRANGER}
-    engine = sa.create_engine(scene.url, poolclass=sa.NullPool, connect_args=named, **options)
-    with engine.connect() as connection, meanwhile(work, connection):
-        yield
+def _on_database(scene: Scene, work: Callable[[Meanwhile, sa.Engine], None]) -> AbstractContextManager[None]:
+    """Let it work on connections of its own, past the proxy."""
+    return meanwhile(work, _stranger(scene))
+
+
+def _stranger(scene: Scene) -> sa.Engine:
+    named = {"application_name": _STRANGER, "options": "-c default_transaction_read_only=off"}
+    return sa.create_engine(scene.url, poolclass=sa.NullPool, connect_args=named, isolation_level="AUTOCOMMIT")
+
+
+def _insist(engine: sa.Engine, statement: str) -> None:
+    """Carry a statement out, also when another fault has its connection die."""
+    while True:
+        try:
+            with engine.connect() as connection:
+                connection.exec_driver_sql(statement)
+                return
+        except sa.exc.OperationalError:
+            time.sleep(0.05)
 
 
 @contextmanager

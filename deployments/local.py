@@ -14,7 +14,7 @@ from uuid import UUID
 
 import click
 
-from closingbell.errors import ConfigurationError
+from closingbell.errors import ConfigurationError, FatalError
 from closingbell.settings import Settings
 from deployments.bootstrap import without_credentials
 from deployments.prefect_server import client_environment, healthy, prefect_environment
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
 NIGHTLY: Final = "ingest/nightly"
+
+#: How often a run that dies is started, the first time included.
+_TRIES: Final = 3
+
+#: Seconds that the Prefect server may be away while a run is waited for: as long as the run itself waits.
+_PATIENCE: Final = 600.0
 
 #: Follows a run to its end: gets the run's id and a check that raises when the stack has broken down meanwhile.
 Follow = Callable[[UUID, Callable[[], None]], "State[Any]"]
@@ -97,6 +103,22 @@ def serve(settings: Settings) -> int:
 def _run(
     settings: Settings, follow: Follow, parameters: dict[str, Any], check: Callable[[], None]
 ) -> tuple[dict[str, Any], int]:
+    for tries_left in reversed(range(_TRIES)):
+        run_id, state = _followed(follow, parameters, check)
+        report = settings.closingbell_home / "runs" / f"{run_id}.json"
+        if not state.is_crashed() or report.exists() or not tries_left:
+            break
+        click.echo("the run died; another one goes on where it stopped", err=True)
+    clean = state.is_completed() and state.name == "Completed"
+    try:
+        return json.loads(report.read_text()), 0 if clean else 1
+    except (OSError, ValueError):
+        click.echo(f"the run wrote no report; its state is {state.name}: {state.message}", err=True)
+        return {}, 0 if clean else 1
+
+
+def _followed(follow: Follow, parameters: dict[str, Any], check: Callable[[], None]) -> tuple[UUID, State[Any]]:
+    """Start a run of the nightly deployment and wait for its end; its id and final state."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
@@ -109,17 +131,10 @@ def _run(
             ) from None
         run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
     try:
-        state = follow(run.id, check)
+        return run.id, follow(run.id, check)
     except BaseException:
         _cancel(run.id)
         raise
-    clean = state.is_completed() and state.name == "Completed"
-    report = settings.closingbell_home / "runs" / f"{run.id}.json"
-    try:
-        return json.loads(report.read_text()), 0 if clean else 1
-    except (OSError, ValueError):
-        click.echo(f"the run wrote no report; its state is {state.name}: {state.message}", err=True)
-        return {}, 0 if clean else 1
 
 
 def _cancel(run_id: UUID) -> None:
@@ -135,15 +150,30 @@ def _cancel(run_id: UUID) -> None:
 
 
 def wait_for_run(run_id: UUID, check: Callable[[], None]) -> State[Any]:
-    """Wait until the run is over, however long that takes."""
-    from prefect.client.orchestration import get_client
+    """Wait until the run is over, however long that takes, also while the server is started again.
 
-    with get_client(sync_client=True) as client:
+    Raises:
+        FatalError: the server does not come back.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    heard = time.monotonic()
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
         while True:
-            state = client.read_flow_run(run_id).state
-            if state and state.is_final():
-                return state
+            with suppress(httpx.HTTPError):
+                state = client.read_flow_run(run_id).state
+                heard = time.monotonic()
+                if state and state.is_final():
+                    return state
             check()
+            if time.monotonic() - heard > _PATIENCE:
+                raise FatalError(
+                    "the Prefect server does not answer",
+                    value=f"for {_PATIENCE:.0f} s",
+                    fix="Start it again; what is stored stays, and the next run goes on where this one stopped.",
+                )
             time.sleep(0.5)
 
 

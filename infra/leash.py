@@ -158,7 +158,8 @@ def main() -> int:
     code = os.waitstatus_to_exitcode(status)
     code = 128 - code if code < 0 else code
     if options.report is not None:
-        os.write(options.report, str(code).encode())
+        with contextlib.suppress(BrokenPipeError):  # whoever wants to know is gone
+            os.write(options.report, str(code).encode())
         os.close(options.report)
         while not stopping and _alive():
             time.sleep(0.1)

@@ -203,30 +203,60 @@ def test_bootstrapping_again_keeps_what_a_person_changed(stack: Running) -> None
     httpx.patch(url, json={"limit": 100, "active": True}, timeout=30).raise_for_status()
 
 
+def sleeping(there: standing.Standing, folder: Path) -> str:
+    """The id of a deployment of a flow that only sleeps, of which one run at a time may run."""
+    (folder / "sleeper.py").write_text(SLEEPER)
+    flow = post(there, "/flows/", {"name": "sleeper"})
+    deployment = {
+        "name": folder.name,
+        "flow_id": flow["id"],
+        "work_pool_name": "closingbell",
+        "entrypoint": f"{folder}/sleeper.py:sleeper",
+        "path": str(folder),
+        "concurrency_limit": 1,
+    }
+    return str(post(there, "/deployments/", deployment)["id"])
+
+
+def begin(there: standing.Standing, deployment: str) -> str:
+    """Ask for a run of it; its id."""
+    return str(post(there, f"/deployments/{deployment}/create_flow_run", {"state": {"type": "SCHEDULED"}})["id"])
+
+
+def state(there: standing.Standing, run: str) -> str:
+    """The type of a run's state; nothing while the server is away."""
+    try:
+        return str(httpx.get(f"{there.prefect_api_url}/flow_runs/{run}", timeout=30).json()["state_type"])
+    except httpx.TransportError:
+        return ""
+
+
+def test_what_dies_together_comes_back_and_a_dead_run_keeps_no_slot(
+    stack: Running, tmp_path: Path, processes_of: ProcessesOf, eventually: Eventually
+) -> None:
+    home, process, there = stack
+    deployment = sleeping(there, tmp_path)
+    run = begin(there, deployment)
+    eventually(lambda: state(there, run) == "RUNNING", 60)
+    kinds = ("prefect.engine", "prefect worker start", "prefect server start", "infra.market", "postgres -D")
+    for line in processes_of(home):
+        if any(kind in line for kind in kinds) and "leash.py" not in line:
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+    eventually(lambda: state(there, run) == "CRASHED", 120)
+    another = begin(there, deployment)
+    eventually(lambda: state(there, another) == "RUNNING", 60)
+    assert process.poll() is None
+    assert there.market_url
+    assert httpx.get(f"{there.market_url}/_market/health", timeout=30).json()["ready"]
+    post(there, f"/flow_runs/{another}/set_state", {"state": {"type": "CANCELLING"}})
+
+
 def test_a_kill_leaves_no_orphan_and_the_next_start_recovers(
     stack: Running, tmp_path: Path, processes_of: ProcessesOf, eventually: Eventually
 ) -> None:
     home, process, there = stack
-    (tmp_path / "sleeper.py").write_text(SLEEPER)
-    flow = post(there, "/flows/", {"name": "sleeper"})
-    deployment = post(
-        there,
-        "/deployments/",
-        {
-            "name": "sleeper",
-            "flow_id": flow["id"],
-            "work_pool_name": "closingbell",
-            "entrypoint": f"{tmp_path}/sleeper.py:sleeper",
-            "path": str(tmp_path),
-            "concurrency_limit": 1,
-        },
-    )
-    run = post(there, f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
-
-    def state(of: standing.Standing) -> str:
-        return str(httpx.get(f"{of.prefect_api_url}/flow_runs/{run['id']}", timeout=30).json()["state_type"])
-
-    eventually(lambda: state(there) == "RUNNING", 60)
+    run = begin(there, sleeping(there, tmp_path))
+    eventually(lambda: state(there, run) == "RUNNING", 60)
     process.kill()
     process.communicate()
     eventually(lambda: not processes_of(home), 60)
@@ -236,7 +266,7 @@ def test_a_kill_leaves_no_orphan_and_the_next_start_recovers(
     again = up(home)
     try:
         there = wait_until_up(home, again, eventually)
-        assert state(there) == "CRASHED", "nothing else would ever end it"
+        assert state(there, run) == "CRASHED", "nothing else would ever end it"
         again.send_signal(signal.SIGINT)
         said, _ = again.communicate(timeout=60)
         assert again.returncode == 0, said

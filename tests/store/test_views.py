@@ -25,6 +25,7 @@ from closingbell.bars import BAR, NO_TRADES, Bars
 from closingbell.calendar import calendar_for
 from closingbell.outcome import Judge
 from closingbell.plan import TickerRange
+from closingbell.quality import PLAUSIBLE
 from closingbell.sources.base import Dividend, Split
 from closingbell.store import Store
 
@@ -747,3 +748,18 @@ SQL = [
 def test_what_the_manual_says_can_be_run(store: Store, statement: str) -> None:
     with store.engine.connect() as connection:
         connection.exec_driver_sql(statement)
+
+
+@pytest.mark.parametrize("size", [1.7e308, 5e-324])
+@pytest.mark.parametrize("ratio", [(1, 1e8), (1e8, 1)])
+def test_whatever_the_rules_let_pass_can_be_read_adjusted(
+    size: float, ratio: tuple[float, float], store: Store
+) -> None:
+    store_bars(store, ["AAPL"], 0, 4)
+    look(store, EVENING, [Split("AAPL", day(i), *ratio) for i in (1, 2, 3)])
+    with store.engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE bar SET open = :x, high = :x, low = :x, close = :x, vwap = :x, volume = :x"), {"x": size}
+        )
+    for relation in ("bar_adjusted", "bar_adjusted_as_of('2024-04-01')", "bar_total_return"):
+        assert len(query(store, f"SELECT * FROM {relation}")) == 5  # noqa: S608

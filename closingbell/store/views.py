@@ -232,12 +232,17 @@ CREATE: Final = (
     *_as_of("bar_as_of", "bar", _BAR_AS_OF),
 )
 
+#: The views, those that others are made of last; and the functions, with the types of their arguments.
+VIEWS: Final = ("bar_history", "bar_total_return", "bar_adjusted", "split_factor")
+FUNCTIONS: Final = tuple(
+    f"{name}({argument})"
+    for name in ("bar_as_of", "bar_adjusted_as_of", "split_factor_as_of")
+    for argument in ("date", "timestamptz")
+)
+AGGREGATES: Final = ("product(double precision)",)
+
 DROP: Final = (
-    *(
-        f"DROP FUNCTION IF EXISTS {name}({argument})"
-        for name in ("bar_as_of", "bar_adjusted_as_of", "split_factor_as_of")
-        for argument in ("date", "timestamptz")
-    ),
-    *(f"DROP VIEW IF EXISTS {name}" for name in ("bar_history", "bar_total_return", "bar_adjusted", "split_factor")),
-    "DROP AGGREGATE IF EXISTS product(double precision)",
+    *(f"DROP FUNCTION IF EXISTS {signature}" for signature in FUNCTIONS),
+    *(f"DROP VIEW IF EXISTS {name}" for name in VIEWS),
+    *(f"DROP AGGREGATE IF EXISTS {signature}" for signature in AGGREGATES),
 )

@@ -128,7 +128,7 @@ class App:
             # In a thread, so that another call's time of receipt is not held up by this one's work.
             payload = await asyncio.to_thread(handler, self.market, ask, *parts)
             if rule and lying:
-                payload = distort(payload, rule.action, f"{ask.base_url}{ask.path}?{_encoded(params)}")
+                payload = distort(payload, rule, f"{ask.base_url}{ask.path}?{_encoded(params)}")
             front, tail = Front(payload.front(), payload.rows), payload
             if not spoilt:
                 self._fronts.put(key, front, Payload(tail=payload.tail, raw=payload.raw))

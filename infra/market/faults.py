@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from datetime import date
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -15,7 +17,7 @@ from infra.market.source import Split
 from infra.market.wire import Payload
 
 #: What is done to what it says.
-CONTENT: Final = ("wrong_ticker", "short_count", "twice", "loop", "empty")
+CONTENT: Final = ("wrong_ticker", "short_count", "over_count", "twice", "loop", "onward", "astray", "empty")
 #: What is done to the numbers of bars; several may happen to one call, and something else besides.
 SKEWS: Final = ("same_series", "scale", "adjust")
 #: What is done to the market itself, at once and for good (until the faults are cleared).
@@ -27,14 +29,19 @@ Action = Literal[
     "status",
     "html",
     "garbage",
+    "bomb",
+    "endless",
     "reset",
     "truncate",
     "stall",
     "drip",
     "wrong_ticker",
     "short_count",
+    "over_count",
     "twice",
     "loop",
+    "onward",
+    "astray",
     "empty",
     "same_series",
     "scale",
@@ -57,10 +64,11 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         status, body, headers: of a ``status`` answer (a string body is sent as it is); ``html`` uses the status.
         when: ``head``: before anything is sent, or ``body``: after half of the body.
         seconds: how long a stall lasts, or a drip takes in all.
-        bytes: how much garbage.
+        bytes: how much garbage, or how much a bomb unzips to.
         values: the corrected values of a ``revise``; None removes the bar.
         split_from, split_to: the ratio of an ``add_split``.
-        of: the ticker whose bars a ``same_series`` gives out as everyone's; left out, the first one asked for.
+        of: the ticker whose bars a ``same_series`` gives out as everyone's; left out, the first one asked for. The
+            host that an ``astray`` leads to; left out, one that does not exist.
         factor, fields: what a ``scale`` multiplies, all prices unless ``fields`` names some, by the vendor's
             names or ours.
         divide_volume: whether a ``scale`` divides the volume by its factor as well.
@@ -171,13 +179,13 @@ def _skewable(parts: Sequence[str], tickers: Sequence[str]) -> bool:
     return parts[3] != "ticker" or not tickers or parts[4] in tickers
 
 
-def distort(payload: Payload, action: str, url: str) -> Payload:
+def distort(payload: Payload, rule: Rule, url: str) -> Payload:
     """The payload with a content fault in it; ``url`` is the request's own."""
-    rows = payload.results
+    rows, action = payload.results, rule.action
     if action == "wrong_ticker":
         payload.head["ticker"] = "WRONG"
-    elif action == "short_count" and "resultsCount" in payload.head:
-        payload.head["resultsCount"] += 7
+    elif action in ("short_count", "over_count") and "resultsCount" in payload.head:
+        payload.head["resultsCount"] += 7 if action == "short_count" else -1
     elif action == "twice" and rows and rows != "[]":
         payload.results = f"{rows[:-1]},{rows[1:]}"
         payload.rows *= 2
@@ -187,9 +195,13 @@ def distort(payload: Payload, action: str, url: str) -> Payload:
                     where[name] *= 2
     elif action == "loop":
         payload.tail["next_url"] = url
-    elif action == "empty":
+    elif action == "astray":
+        payload.tail["next_url"] = urlsplit(url)._replace(scheme="https", netloc=rule.of or "astray.invalid").geturl()
+    elif action in ("empty", "onward"):
         payload.results, payload.rows = None, 0
         payload.tail.pop("count", None)
         payload.tail.pop("next_url", None)
+        if action == "onward":
+            payload.tail["next_url"] = f"{url}&onward={uuid4().hex}"
         payload.head.update({name: 0 for name in ("queryCount", "resultsCount") if name in payload.head})
     return payload

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -53,7 +54,7 @@ def nginx_page(status: int) -> bytes:
 
 
 def replaced(answer: Answer, rule: Rule, request_id: str) -> Answer:
-    """The answer that a ``status``, ``html``, ``garbage`` or ``truncate`` fault puts in the place of a good one."""
+    """The answer that a fault of ``status``, body or encoding puts in the place of a good one."""
     if rule.action == "status":
         return _status(rule, request_id)
     if rule.action == "html":
@@ -61,9 +62,18 @@ def replaced(answer: Answer, rule: Rule, request_id: str) -> Answer:
         return Answer(status, nginx_page(status), headers=rule.headers, kind="text/html")
     if rule.action == "garbage":
         return Answer(200, np.random.default_rng(rule.bytes).bytes(rule.bytes), headers=rule.headers)
+    if rule.action == "bomb":
+        return Answer(200, _bomb(rule.bytes), headers={**rule.headers, "content-encoding": "gzip"})
     if rule.action == "truncate":
         return Answer(answer.status, answer.body[: len(answer.body) // 2], answer.rows, answer.headers, answer.kind)
     return answer
+
+
+def _bomb(size: int) -> bytes:
+    """``size`` spaces, a thousandth of it when zipped."""
+    packer, piece = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16), b" " * (1 << 20)
+    pieces = [packer.compress(piece[: min(len(piece), size - at)]) for at in range(0, size, len(piece))]
+    return b"".join([*pieces, packer.flush()])
 
 
 def _status(rule: Rule, request_id: str) -> Answer:
@@ -97,6 +107,9 @@ async def deliver(send: Send, answer: Answer, rule: Rule | None) -> None:
             await asyncio.sleep(0.02)  # lets the first half leave before the connection is torn down
         _reset(send)
         return
+    if action == "endless":
+        await _send_on(send, answer)
+        return
     await send(answer.start())
     if rule and action == "drip":
         step = max(1, len(answer.body) // _PIECES)
@@ -106,6 +119,18 @@ async def deliver(send: Send, answer: Answer, rule: Rule | None) -> None:
         await send({"type": "http.response.body", "body": b""})
         return
     await send({"type": "http.response.body", "body": answer.body})
+
+
+async def _send_on(send: Send, answer: Answer) -> None:
+    """A body of spaces without a length, for as long as anybody reads it."""
+    started = answer.start()
+    unsized = [
+        (name, value) for name, value in started["headers"] if name not in (b"content-length", b"content-encoding")
+    ]
+    await send({**started, "headers": unsized})
+    transport: asyncio.Transport = send.__self__.transport  # type: ignore[attr-defined]  # uvicorn's cycle
+    while not transport.is_closing():
+        await send({"type": "http.response.body", "body": b" " * (1 << 16), "more_body": True})
 
 
 def _reset(send: Send) -> None:

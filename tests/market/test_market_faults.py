@@ -104,6 +104,25 @@ def test_garbage(spoilt: MarketProcess, ask: Get) -> None:
     assert (answer.status_code, len(answer.content)) == (200, 1000)
 
 
+def test_a_bomb_unzips_to_what_it_is_told(spoilt: MarketProcess, ask: Get) -> None:
+    spoilt.fault("bomb", bytes=3_000_001, times=1)
+    answer = ask(RANGE)
+    assert answer.content == b" " * 3_000_001
+    assert int(answer.headers["content-length"]) < 10_000
+
+
+def test_an_endless_body_goes_on_until_nobody_reads_it(spoilt: MarketProcess, ask: Get) -> None:
+    spoilt.fault("endless", times=1)
+    with httpx.stream("GET", spoilt.url + RANGE, headers={"Authorization": "Bearer any"}) as answer:
+        got = 0
+        for piece in answer.iter_raw():
+            got += len(piece)
+            if got > 5_000_000:
+                break
+    assert ask(RANGE).json()["resultsCount"] == 5
+    assert [call["fault"] for call in spoilt.calls()] == ["endless", None]
+
+
 @pytest.mark.parametrize("when", ["head", "body"])
 def test_a_stall_outlasts_an_impatient_caller(spoilt: MarketProcess, ask: Get, when: str) -> None:
     spoilt.fault("stall", when=when, seconds=0.6, times=2)
@@ -124,15 +143,20 @@ def test_a_drip_never_stalls_for_long_but_takes_its_time(spoilt: MarketProcess, 
 
 def test_answers_that_lie(spoilt: MarketProcess, ask: Get) -> None:
     honest = ask(RANGE).json()
-    for action in ("wrong_ticker", "short_count", "twice", "loop", "empty"):
+    for action in ("wrong_ticker", "short_count", "over_count", "twice", "loop", "onward", "astray", "empty"):
         spoilt.fault(action, times=1)
-    wrong, short, twice, loop, empty = (ask(RANGE).json() for _ in range(5))
+    wrong, short, over, twice, loop, onward, astray, empty = (ask(RANGE).json() for _ in range(8))
     assert wrong["ticker"] != "MSFT"
     assert wrong["results"] == honest["results"]
     assert short["resultsCount"] > len(short["results"])
+    assert over["resultsCount"] == len(over["results"]) - 1
     assert twice["results"] == honest["results"] * 2
     assert twice["resultsCount"] == 2 * honest["resultsCount"]
     assert loop["next_url"].startswith(spoilt.url + RANGE)
+    assert onward["next_url"].startswith(spoilt.url + RANGE)
+    assert "results" not in onward
+    assert astray["next_url"].startswith("https://astray.invalid" + RANGE)
+    assert astray["results"] == honest["results"]
     assert empty["resultsCount"] == 0
     assert "results" not in empty
     assert ask(RANGE).json()["results"] == honest["results"]

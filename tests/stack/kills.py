@@ -101,7 +101,7 @@ class Served:
                 assert there, self.log.read_text()
                 answer = httpx.request(method, f"{there.prefect_api_url}{path}", json=body, timeout=30)
                 if not answer.is_server_error:
-                    answer.raise_for_status()
+                    assert answer.is_success, f"{path}: {answer.text}\n{self.log.read_text()}"
                     return answer.json()
             assert time.monotonic() < deadline, f"the Prefect server does not come back\n{self.log.read_text()}"
             time.sleep(0.1)

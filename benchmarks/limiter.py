@@ -1,6 +1,6 @@
 """Overruns and utilisation of the quota's gate, with Prefect's plain ``rate_limit`` beside it in the same run.
 
-    python -m benchmarks.limiter [--full] [--seconds 30] [--threads 50] [--latency 0.3]
+    python -m benchmarks.limiter [--full] [--quota 100/s] [--seconds 30] [--threads 50] [--latency 0.3]
 
 A real Prefect server on the embedded PostgreSQL, a stand-in market that enforces a rolling window, and processes
 full of threads that call as fast as they may. The market's log of calls is the judge:
@@ -194,14 +194,17 @@ def side_by_side(rate: str, threads: int, processes: int, seconds: float, latenc
 @click.command()
 @click.option("--full", is_flag=True, help="1, 8 and 25 threads, ten minutes at the slow quota.")
 @click.option("--seconds", type=float, help="How long each case runs.")
+@click.option("--quota", type=click.Choice(["5/6s", "100/s"]), help="Only the cases of this one.")
 @click.option("--threads", type=int, help="In each process.")
 @click.option("--latency", default=0.0, show_default=True, help="Seconds that the market takes for an answer.")
-def main(full: bool, seconds: float | None, threads: int | None, latency: float) -> None:
+def main(full: bool, quota: str | None, seconds: float | None, threads: int | None, latency: float) -> None:
     """Print the table."""
     print("| quota | threads | processes | method | calls | overruns | utilisation | by process |")
     print("|---|---|---|---|---|---|---|---|")
     with prefect_server():
         for rate, usual_threads, processes, usual_seconds in _FULL if full else _SHORT:
+            if quota not in (None, rate):
+                continue
             case = rate, threads or usual_threads, processes
             measured = side_by_side(*case, seconds or usual_seconds, latency)
             for name, seen in zip(METHODS, measured, strict=True):

@@ -71,11 +71,17 @@ class Gates:
     def close(self, *, wait: bool = True) -> None:
         """Give the slots back; see :meth:`PrefectGate.close`."""
         self.stop()
-        closing = [threading.Thread(target=gate.close, kwargs={"wait": wait}) for gate in self.opened()]
+        gates = self.opened()
+        closing = [threading.Thread(target=gate.close, kwargs={"wait": wait}, daemon=True) for gate in gates]
         for each in closing:
             each.start()
-        for each in closing:
-            each.join()
+        try:
+            for each in closing:
+                each.join()
+        except BaseException:  # Ctrl-C while a window is waited for
+            for gate in gates:
+                gate.close(wait=False)
+            raise
 
     def __enter__(self) -> Gates:
         return self

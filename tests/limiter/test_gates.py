@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -91,3 +93,20 @@ def test_a_run_that_was_interrupted_does_not_wait(client: SyncPrefectClient, key
 def test_the_same_names_as_ever() -> None:
     assert limit_name(Quota(5, 60.0)) == "polygon-stocks-calls-per-minute"
     assert limit_name(Quota(1, 1.0), "crypto", "second") == "polygon-second-crypto-calls-per-second"
+
+
+def test_an_interrupt_ends_the_wait_for_a_window(
+    client: SyncPrefectClient, key: str, request: pytest.FixtureRequest
+) -> None:
+    # Started in the background of a script, this process was told to ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    slow = Quota(1, 9.0)
+    client.upsert_global_concurrency_limit_by_name(limit_name(slow, "crypto", key), 1, 0)
+    gates = Gates(Quotas(FAST, {"crypto": slow}), key=key)
+    with gates.of("crypto").call():
+        pass
+    threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
+    with pytest.raises(KeyboardInterrupt):
+        gates.close()
+    assert taken(client, "crypto", slow, key) == 1, "its window was waited for"

@@ -114,7 +114,7 @@ FAULTS = [
     ),
     Fault(
         "301-nowhere",
-        answer(b"", 301, {"Location": f"https://{CANARY}\"%&/"}),
+        answer(b"", 301, {"Location": f'https://{CANARY}"%&/'}),
         ConfigurationError,
         "the vendor's address has moved",
     ),

@@ -55,7 +55,6 @@ def refused(store: Store, statement: str) -> None:
         other.exec_driver_sql(statement)
 
 
-@pytest.mark.usefixtures("unpooled")
 def test_a_writer_does_all_that_a_run_does_and_changes_no_table(
     store: Store, database_url: str, roles: dict[str, str]
 ) -> None:
@@ -102,7 +101,6 @@ def _many_tenures() -> list[Any]:
     return [StoredTenure(f"T{i:03}", f"id{i}", "name", date(2020, 1, 1), None, "vendor") for i in range(150)]
 
 
-@pytest.mark.usefixtures("unpooled")
 def test_a_reader_selects_and_nothing_else(store: Store, database_url: str, roles: dict[str, str]) -> None:
     grant(store.engine, readers=[roles["reader"]])
     store.writer.flush(start(store), "polygon", "1d", [ranged("AAPL", days(0, 9))])
@@ -121,7 +119,6 @@ def test_a_reader_selects_and_nothing_else(store: Store, database_url: str, role
             start(own)
 
 
-@pytest.mark.usefixtures("unpooled")
 def test_tables_of_later_migrations_are_granted_too_and_those_of_others_are_not(
     store: Store, database_url: str, roles: dict[str, str]
 ) -> None:
@@ -152,7 +149,6 @@ def test_a_name_that_is_no_role_is_refused(store: Store, name: str) -> None:
     assert query(store, "SELECT count(*) FROM bar") == [(0,)]
 
 
-@pytest.mark.usefixtures("unpooled")
 def test_who_may_not_grant_is_told(store: Store, database_url: str, roles: dict[str, str]) -> None:
     with opened(database_url, roles["somebody"]) as own, pytest.raises(ConfigurationError):
         grant(own.engine, readers=[roles["reader"]])

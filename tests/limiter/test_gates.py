@@ -106,7 +106,7 @@ def test_an_interrupt_ends_the_wait_for_a_window(
     gates = Gates(Quotas(FAST, {"crypto": slow}), key=key)
     with gates.of("crypto").call():
         pass
-    threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
+    threading.Timer(0.3, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         gates.close()
     assert taken(client, "crypto", slow, key) == 1, "its window was waited for"

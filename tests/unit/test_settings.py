@@ -45,6 +45,19 @@ def test_a_key_brings_the_free_plans_quota(monkeypatch: pytest.MonkeyPatch) -> N
     assert str(load().quota) == "50 calls a second"
 
 
+def test_an_asset_class_may_have_its_own_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYGON_CALLS_PER_MINUTE", "5")
+    assert load().quotas.holder("crypto") == "stocks", "counted together, no quota is exceeded"
+    monkeypatch.setenv("POLYGON_CRYPTO_CALLS_PER_MINUTE", "1/s")
+    assert str(load().quotas) == "5 calls a minute, crypto 1 call a second"
+    assert "'often'" in str(refused(monkeypatch, "POLYGON_FX_CALLS_PER_MINUTE", "often"))
+
+
+@pytest.mark.parametrize("name", ["My Key", "-", "a--b", "a/b", "x" * 41])
+def test_a_name_for_a_key_is_one_plain_word(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert "POLYGON_KEY_NAME" in refused(monkeypatch, "POLYGON_KEY_NAME", name).what
+
+
 def test_the_environment_wins_over_the_file_and_an_argument_over_both(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -102,6 +102,9 @@ class PrefectServer:
         self.child = Child(
             self.name, command, self._home / "logs" / "prefect-server.log", env=environment, cwd=self._home
         )
+        # Whoever held this lock is dead. Prefect would tell by the process id in it, which a container gives out again:
+        # a server that finds its own there waits for itself, and no slot is ever granted.
+        (self._home / "prefect" / "concurrency_leases" / "expirations.lock").unlink(missing_ok=True)
         self.child.start()
 
     def wait_ready(self) -> None:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from closingbell.errors import MalformedResponseError
 from closingbell.sources.base import Split
 from closingbell.store.faults import transaction
+from closingbell.store.redo import persistent
 from closingbell.store.schema import facts_watermark, split, ticker_history
 
 Origin = Literal["vendor", "shipped"]
@@ -244,19 +245,23 @@ class Facts:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
+    @persistent
     def splits_seen(self, source: str) -> tuple[date, date] | None:
         """First and last day for which this vendor's splits are known; None if it was never asked."""
         return self._seen(source, "split")
 
+    @persistent
     def dividends_seen(self, source: str) -> tuple[date, date] | None:
         """First and last day for which the whole market's dividends are known; None if it was never asked."""
         return self._seen(source, "dividend")
 
+    @persistent
     def splits_lost(self, source: str) -> int:
         """How many splits fewer there are than after the last look: somebody removed them (below 0: added some)."""
         with transaction(self._engine) as connection:
             return int(connection.execute(_LOST_SPLITS, {"source": source}).scalar_one_or_none() or 0)
 
+    @persistent
     def splits_back(self, source: str, count: int) -> date | None:
         """The day since which fewer than ``count`` splits are known; None if there are no more in all."""
         days = sa.select(split.c.execution_date).where(split.c.source == source)
@@ -265,6 +270,7 @@ class Facts:
             last: date | None = connection.execute(query).scalar_one_or_none()
         return last and last + timedelta(days=1)
 
+    @persistent
     def splits(self, source: str, tickers: Iterable[str] | None = None) -> list[Split]:
         """The splits of these tickers, or of all, as they are known now; by ticker and execution date."""
         columns = (split.c.ticker, split.c.execution_date, split.c.split_from, split.c.split_to, split.c.vendor_id)
@@ -274,6 +280,7 @@ class Facts:
         with transaction(self._engine) as connection:
             return [Split(*row) for row in connection.execute(query.order_by(split.c.ticker, split.c.execution_date))]
 
+    @persistent
     def store_splits(self, run_id: UUID, source: str, splits: Sequence[Split], first: date, last: date) -> int:
         """Make the vendor's list the splits that are known from ``first`` to ``last``.
 
@@ -326,6 +333,7 @@ class Facts:
             connection.execute(_REOPEN_REFUSED, {"source": source, "run_id": run_id, "days": REOPENED})
         return revised + added
 
+    @persistent
     def store_dividends(
         self,
         run_id: UUID,
@@ -374,11 +382,13 @@ class Facts:
                 connection.execute(_LOOKED, {**values, "kind": "dividend"})
         return removed + written
 
+    @persistent
     def tenures(self, source: str, tickers: Iterable[str] | None = None) -> list[StoredTenure]:
         """Every tenure of every instrument that ever held one of these tickers, or of all; by instrument and day."""
         with transaction(self._engine) as connection:
             return _tenures(connection, source, None if tickers is None else list(tickers), ())
 
+    @persistent
     def store_tenures(self, run_id: UUID, source: str, tenures: Iterable[HeldTicker], origin: Origin) -> int:
         """Make these the tenures of the instruments that they name; nobody else's but for the tickers they hold.
 

@@ -78,6 +78,10 @@ class Wait:
         """How long it has taken so far; 0 where nothing had to be waited for."""
         return time.monotonic() - self._begun if self._begun is not None else 0.0
 
+    def begin(self) -> None:
+        """Let the time run from now on, and not only from the first failure."""
+        self._begun = time.monotonic()
+
     def bear(self, failure: ClosingbellError, *, stranger: bool = False) -> None:
         """Wait for the next try, a little longer each time.
 

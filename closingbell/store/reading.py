@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from closingbell.bars import BAR, Bars
 from closingbell.store.copy import parse
 from closingbell.store.faults import transaction
+from closingbell.store.redo import again
 
 #: A bar opens no further than this from the midnight that its session is named after.
 _NEAR: Final = timedelta(days=7)
@@ -52,12 +53,16 @@ def series(engine: sa.Engine, source: str, timeframe: str, tickers: Sequence[str
         "last": last,
         **dict(zip(("lo", "hi"), instants(first, last), strict=True)),
     }
-    stream = io.BytesIO()
-    with transaction(engine) as connection:
-        driver: Any = connection.connection
-        with driver.cursor() as cursor:
-            cursor.copy_expert(cursor.mogrify(_SERIES, values), stream)
-    rows = parse(stream.getvalue(), _FIELDS)
+
+    def read() -> bytes:
+        stream = io.BytesIO()
+        with transaction(engine) as connection:
+            driver: Any = connection.connection
+            with driver.cursor() as cursor:
+                cursor.copy_expert(cursor.mogrify(_SERIES, values), stream)
+        return stream.getvalue()
+
+    rows = parse(again(engine, read), _FIELDS)
     block = np.empty(len(rows), BAR)
     for name, _ in _FIELDS:
         block[name] = rows[name]

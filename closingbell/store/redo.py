@@ -7,11 +7,13 @@ is not done again. Where nobody knows any more (another server took over), it is
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar
 
 import psycopg2
 import sqlalchemy as sa
@@ -20,6 +22,7 @@ from closingbell.errors import ClosingbellError
 from closingbell.store.faults import AwayError, LockedError, RaceError, ReadOnlyError, RefusedError, transaction
 from closingbell.store.patience import Wait, log, patience_of
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 #: Seconds that a transaction waits for a lock at least when somebody looks who holds it.
@@ -194,6 +197,45 @@ class Redo:
                 failure = AwayError(what, value=f"transaction {begun.xid}, {fate}")
             failure.__context__ = None
             wait.bear(failure)
+
+
+def again(engine: sa.Engine, work: Callable[[], T], retries: int = 3) -> T:
+    """Do something again that is one transaction by itself and may be done twice, such as a read, when it is cut short.
+
+    Raises:
+        ClosingbellError: as :class:`Redo`.
+    """
+    wait = Wait(patience_of(engine))
+    wait.begin()
+    for lost in itertools.count():
+        try:
+            return work()
+        except AwayError as error:
+            failure: ClosingbellError = error
+        except RaceError as error:
+            if lost >= retries:
+                raise
+            failure = error
+        failure.__context__ = None
+        wait.bear(failure)
+    raise AssertionError("unreachable")
+
+
+class _HasEngine(Protocol):
+    _engine: sa.Engine
+
+
+S = TypeVar("S", bound=_HasEngine)
+
+
+def persistent(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """A method that is one transaction and may be done twice, done with :func:`again`."""
+
+    @wraps(method)
+    def wrapped(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return again(self._engine, lambda: method(self, *args, **kwargs))
+
+    return wrapped
 
 
 def undo(connection: sa.Connection) -> None:

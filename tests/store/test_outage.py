@@ -437,3 +437,19 @@ def test_a_read_is_not_begun_before_the_database_is_there(
     assert reading.result()["run_id"] == run_id
     with transaction(far.engine) as connection:
         assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+
+
+@pytest.mark.parametrize("how", ["question", "answer"])
+def test_a_read_that_is_cut_short_is_done_again(store: Store, far: Store, wire: Wire, how: str) -> None:
+    flush(store, start(store))
+    lose = wire.lose_question if how == "question" else wire.lose_answer
+    lose(b"COPY (")
+    assert len(far.records.series("polygon", "1d", ["AAPL"], *_span())) == 10
+    assert wire.broken.is_set()
+    lose(b"facts_watermark")
+    assert far.facts.splits_lost("polygon") == 0
+    assert wire.broken.is_set()
+
+
+def _span() -> tuple[Any, Any]:
+    return days(0, 9)[0].item(), days(0, 9)[-1].item()

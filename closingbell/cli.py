@@ -198,9 +198,9 @@ def plan(
     from closingbell.clock import Clock
     from closingbell.night import with_former, work_out
 
+    names = universes.resolve(universe, tickers)
     with opened() as (settings, store):
         now = Clock(settings.closingbell_now).now()
-        names = universes.resolve(universe, tickers)
         asked = request.build(
             names,
             start,

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError
+from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, MalformedResponseError, RetryableError
 from closingbell.report import SPLITS, Failure, Tally
 from closingbell.settings import Settings
 from tasks.batch import Work, retries, told, worth_retrying
@@ -40,7 +40,8 @@ def look_at_splits(work: Work, span: tuple[date, date] | None, settings: Setting
     result: Any = state.result(raise_on_failure=False)
     if isinstance(result, int):
         return Tally(splits=result)
-    unreachable = isinstance(result, RetryableError) and result.status is None
+    answered = isinstance(result, MalformedResponseError)
+    unreachable = isinstance(result, RetryableError) and result.status is None and not answered
     if isinstance(result, ConfigurationError | FatalError) or unreachable or not isinstance(result, ClosingbellError):
         raise result
     failure = Failure(SPLITS, result.what, result.reason or "failed", 0, (), str(result))

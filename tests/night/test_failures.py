@@ -89,9 +89,10 @@ def test_a_key_that_expires_midway_leaves_every_cell_accounted_for(nights: Night
     assert nights.ingest(universe="etfs", start=date(2026, 2, 2))["stored_bars"] == 20 * 24
 
 
-def test_a_failed_look_at_splits_costs_no_bar(nights: Nights) -> None:
+@pytest.mark.parametrize("action", ["status", "truncate", "html"])
+def test_a_failed_look_at_splits_costs_no_bar(nights: Nights, action: str) -> None:
     nights.setenv("MAX_RETRIES", "0")
-    nights.market.fault("status", status=500, path="/reference/splits")
+    nights.market.fault(action, path="/reference/splits")
 
     told = nights.ingest(tickers=["AAPL"], start=date(2026, 3, 2))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -14,6 +15,10 @@ from closingbell.bars import VALUES
 from closingbell.calendar import calendar_for
 from tests.soak.world import Cell, Values
 
+_SESSIONS = sa.text("""
+    SELECT concat_ws(' ', state, age(clock_timestamp(), state_change), left(query, 200)) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'closingbell'
+""")
 _OLD_AND_NEW = ", ".join(f"{side}_{name}" for side in ("old", "new") for name in VALUES)
 
 
@@ -57,6 +62,18 @@ def read(url: str) -> Contents:
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         return contents_of(connection)
+
+
+def still_open(url: str, seconds: float = 10.0) -> list[str]:
+    """What sessions of runs do that are still open after so long; none as soon as there is none."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    deadline = time.monotonic() + seconds
+    while True:
+        with engine.connect() as connection:
+            found = list(connection.execute(_SESSIONS).scalars())
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
 
 
 def contents_of(connection: sa.Connection) -> Contents:

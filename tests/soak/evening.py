@@ -17,7 +17,7 @@ def happen(chance: random.Random, world: World) -> None:
     Only what the next calm night looks at as well: bars of older sessions are for ``reconcile``.
     """
     yesterday, today = world.sessions(2)
-    known = sorted(world.asked)
+    known = [ticker for ticker in sorted(world.asked) if world.on_market_day(ticker)]
     if chance.random() < 0.5:
         for ticker in chance.sample(known, chance.choice((1, 3, 10))):
             if values := world.true(ticker).get((ticker, yesterday)):

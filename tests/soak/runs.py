@@ -20,8 +20,9 @@ from infra.market.process import MarketProcess
 from tests.night.command import start
 from tests.soak.world import night_after
 
-#: Seconds after which a run that was not killed is taken for one that hangs.
+#: Seconds after which a run is taken for one that hangs, and after which one that was told to end is.
 LONGEST: Final = 150.0
+LAST: Final = 45.0
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class Runner:
         deadline = time.monotonic() + LONGEST
         for one, thread in zip(ran, threads, strict=True):
             thread.join(max(deadline - time.monotonic(), 0.01))
-            one.hung = thread.is_alive()
+            one.hung |= thread.is_alive()
         return ran
 
     def _one(self, ran: Ran) -> None:
@@ -199,6 +200,8 @@ class Runner:
                 self._process(ran)
             else:
                 self._flow(ran)
+        except subprocess.TimeoutExpired:
+            ran.hung = True
         except Exception as error:  # noqa: BLE001  (what a flow lets out is for the oracle to judge)
             ran.words = f"{type(error).__name__}: {error}"
         ran.seconds = time.monotonic() - begun
@@ -227,7 +230,7 @@ class Runner:
             except subprocess.TimeoutExpired:
                 process.send_signal(kill.by)
                 ran.killed = True
-        out, errors = process.communicate(timeout=LONGEST)
+        out, errors = process.communicate(timeout=LAST if ran.killed else LONGEST)
         ran.exit_code, ran.words = process.returncode, errors[-2000:]
         if out.strip():
             told = json.loads(out)

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from closingbell.store import open_store
 from tests.soak import evening, oracle
-from tests.soak.contents import Contents, read
+from tests.soak.contents import Contents, read, still_open
 from tests.soak.faults import Fault, Scene, draw
 from tests.soak.runs import Ask, Ran, Runner
 from tests.soak.world import World
@@ -96,7 +96,7 @@ class Week:
                 broken += more
                 verdict = f"{len(missing)} cells behind, healed in a night"
             outcomes = ", ".join(one.outcome for one in ran)
-            self.say(f"{title} -> {outcomes}; {len(calls)} calls; {verdict}; {time.monotonic() - begun:.1f} s")
+            self.say(f"{title}\n    -> {outcomes}; {len(calls)} calls; {verdict}; {time.monotonic() - begun:.1f} s")
             for one in ran:
                 if one.outcome in ("stopped", "not started"):
                     self.say(f"    {one}: {one.last_words}")
@@ -114,12 +114,14 @@ class Week:
         stops = any(fault.stops for fault in faults)
         for one in ran:
             one.may_stop = stops
+        left = still_open(self.scene.url)
         calls, after = self.world.market.calls(), read(self.scene.url)
         reasons = frozenset().union(*(fault.reasons for fault in faults))
         if not all(one.ended for one in ran):
             reasons |= {"pending"}
         heard = len(ran) == 1 and not any(fault.unheard for fault in faults)
         broken = [
+            *(f"a session of a run is still open: {session}" for session in left),
             *self._lasting(before, after),
             *oracle.explained(after, self.world, ran, reasons),
             *oracle.told(ran, before, after),

@@ -96,8 +96,10 @@ def far(wire: Wire) -> Iterator[Store]:
 # -- a connection ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [b"unnest", b"COPY bar", b"PGCOPY", b"UPDATE run"])
-@pytest.mark.parametrize("how", ["question", "answer"])
+@pytest.mark.parametrize(
+    ("at", "how"),
+    [(b"COPY bar", "question"), (b"COPY bar", "answer"), (b"PGCOPY", "question"), (b"UPDATE run", "answer")],
+)
 def test_a_connection_that_breaks_in_a_flush(store: Store, far: Store, wire: Wire, at: bytes, how: str) -> None:
     run_id = start(far)
     (wire.lose_question if how == "question" else wire.lose_answer)(at)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from blocks import JUDGE, SESSIONS, answered, bars, days, gaps, market_day, marks, query, range_of, ranged, start
 
 from closingbell.bars import Bars
+from closingbell.cli import _ticker_lines
 from closingbell.errors import FatalError, RetryableError
 from closingbell.outcome import FlushResult, Outcome
 from closingbell.plan import MarketDay
@@ -90,7 +91,7 @@ def minutes(count: int) -> Outcome:
     )
 
 
-@pytest.mark.parametrize("poison", [[71_234], [0], [99_999], [17, 18, 50_000, 99_999]])
+@pytest.mark.parametrize("poison", [[71_234], [0, 18, 50_000, 99_999]])
 def test_a_few_rows_of_a_hundred_thousand_cost_a_few_statements(store: Store, poison: list[int]) -> None:
     count = 100_000
     check(store, "bar", f"volume NOT IN ({', '.join(map(str, poison))})")
@@ -118,7 +119,8 @@ def test_a_refused_bar_is_a_gap_with_the_databases_words(store: Store) -> None:
     assert kept(store) == [("AAPL", SESSIONS[3].item(), "refused", said)]
     assert gaps(store) == {("AAPL", SESSIONS[3].item()): ("quarantined", 1, said)}
     assert marks(store) == {"AAPL": (SESSIONS[0].item(), SESSIONS[9].item())}
-    assert store.records.of_ticker("AAPL")["quarantine"][0]["message"] == said
+    shown = list(_ticker_lines(store.records.of_ticker("AAPL")))
+    assert f"  quarantine  {SESSIONS[3].item()}  refused  {said}" in shown
     run(store, "ALTER TABLE bar DROP CONSTRAINT somebodys")
     assert flush(store, outcome).inserted == 1
     assert gaps(store) == {}

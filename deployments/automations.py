@@ -34,10 +34,11 @@ def ensure(client: SyncPrefectClient) -> str:
     client.create_automation(
         AutomationCore(
             name=NAME,
-            description=f"Crashed is what a run is that has sent no heartbeat for {minutes} minutes.",
+            description=f"Crashed is what a run is of which nothing was heard for {minutes} minutes.",
             trigger=EventTrigger.model_validate(
                 {
-                    "after": {"prefect.flow-run.heartbeat"},
+                    # Taken by a worker, or alive; what comes next, whatever it is, shows that somebody cares for it.
+                    "after": {f"prefect.flow-run.{event}" for event in ("Pending", "Submitting", "heartbeat")},
                     "expect": {"prefect.flow-run.*"},
                     "match": {"prefect.resource.id": "prefect.flow-run.*"},
                     "match_related": {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"},
@@ -50,7 +51,7 @@ def ensure(client: SyncPrefectClient) -> str:
             actions=[
                 ChangeFlowRunState(
                     state=StateType.CRASHED,
-                    message=f"No heartbeat for {minutes} minutes: its process and its worker are gone.",
+                    message=f"Nothing was heard of it for {minutes} minutes: its process and its worker are gone.",
                 )
             ],
         )

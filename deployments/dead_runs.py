@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,16 +35,17 @@ def bury_gone(client: SyncPrefectClient) -> int:
     return sum(_end(client, run, "Its process was killed.") for run in begun if gone(run, there))
 
 
-def put_back(client: SyncPrefectClient) -> int:
-    """Schedule the pool's runs again that a worker took and did not begin before it died; returns how many.
+def put_back(client: SyncPrefectClient, after: timedelta) -> int:
+    """Schedule the pool's runs again that a worker took so long ago and that have no process; returns how many.
 
-    Only for when no worker lives.
+    A worker that dies with a run in its hands leaves it so, and its last words may reach the server after its death.
+    A living one makes the process within moments.
     """
     from prefect.states import Scheduled
 
     taken = [run for run in _live(client) if run.state and run.state.is_pending()]
-    there = processes()
-    lost = [run for run in taken if gone(run, there)]
+    there, before = processes(), datetime.now(UTC) - after
+    lost = [run for run in taken if run.state and run.state.timestamp <= before and gone(run, there)]
     for run in lost:
         client.set_flow_run_state(run.id, Scheduled(), force=True)
     return len(lost)

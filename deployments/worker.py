@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import timedelta
 from typing import Final
 
 from deployments import dead_runs
@@ -13,6 +14,9 @@ from deployments.prefect_server import healthy
 from infra.process import Child
 
 _START_SECONDS: Final = 120.0
+
+#: What a living worker needs at most from taking a run to starting its process.
+_STARTING: Final = timedelta(seconds=60)
 
 
 class Worker:
@@ -64,8 +68,7 @@ class Worker:
             temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
             get_client(sync_client=True) as client,
         ):
-            if not worker_lives:
-                dead_runs.put_back(client)
+            dead_runs.put_back(client, _STARTING if worker_lives else timedelta(0))
             dead_runs.bury_gone(client)
 
     def stop(self) -> None:

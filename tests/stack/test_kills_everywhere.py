@@ -69,6 +69,7 @@ def test_kills_at_random_instants_everywhere(served: Served, eventually: Callabl
             if kill(served, victim, chance):
                 killed[victim] += 1
                 said.append(f"{victim} after {time.monotonic() - begun:.1f} s")
+                print(f"{number:4}: {said[-1]}")  # noqa: T201
             if victim == "the command":
                 served.process.wait()
                 eventually(lambda: not served.processes_of(served.home), 120)

@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from prefect.client.orchestration import get_client
 
 from closingbell.settings import load
+from deployments import automations, dead_runs
+from deployments.prefect_server import prefect_environment
 from infra import embedded, standing
 
 pytestmark = pytest.mark.prefect
@@ -249,6 +253,32 @@ def test_what_dies_together_comes_back_and_a_dead_run_keeps_no_slot(
     assert there.market_url
     assert httpx.get(f"{there.market_url}/_market/health", timeout=30).json()["ready"]
     post(there, f"/flow_runs/{another}/set_state", {"state": {"type": "CANCELLING"}})
+
+
+def test_a_run_that_a_dying_worker_took_is_scheduled_again(
+    stack: Running, tmp_path: Path, eventually: Eventually
+) -> None:
+    _, _, there = stack
+    body = {"state": {"type": "PENDING"}}
+    run = post(there, f"/deployments/{sleeping(there, tmp_path)}/create_flow_run", body)["id"]
+    with prefect_environment({"PREFECT_API_URL": there.prefect_api_url}), get_client(sync_client=True) as client:
+        assert dead_runs.put_back(client, timedelta(hours=1)) == 0, "a living worker may be about to begin it"
+        assert dead_runs.put_back(client, timedelta(0)) == 1
+        eventually(lambda: state(there, run) == "RUNNING", 60)
+        assert dead_runs.put_back(client, timedelta(0)) == dead_runs.bury_gone(client) == 0, "it lives"
+    post(there, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+
+
+def test_the_server_itself_ends_runs_that_died_unseen(stack: Running) -> None:
+    _, _, there = stack
+    with prefect_environment({"PREFECT_API_URL": there.prefect_api_url}), get_client(sync_client=True) as client:
+        assert automations.ensure(client).endswith("there already"), "once is enough"
+        (found,) = client.read_automations_by_name(automations.NAME)
+    assert found.enabled
+    assert found.actions[0].type == "change-flow-run-state"
+    deployments = post(there, "/deployments/filter", {})
+    ours = [each for each in deployments if each["entrypoint"].startswith(("flows.", "deployments."))]
+    assert all(automations.TAG in each["tags"] for each in ours), "only these it ends"
 
 
 def test_a_kill_leaves_no_orphan_and_the_next_start_recovers(

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 import sqlalchemy as sa
 
-from closingbell.settings import load
+from closingbell.settings import Settings, load
 from deployments.prefect_server import PrefectServer
 from infra.market.process import MarketProcess
 from tests.databases import copied
@@ -89,6 +89,7 @@ def calm_years(
         Proxy(_port(prefect_server.api_url.removesuffix("/api"))) as prefect,
         copied(postgres, _template) as url,
     ):
+        monkeypatch.setitem(Settings.model_config, "env_file", None)
         # A flow in this process waits for its heartbeat's thread, which looks up once a second.
         monkeypatch.setattr("prefect.flow_engine.BaseFlowRunEngine.heartbeat_seconds", None)
         way = url.render_as_string(hide_password=False)

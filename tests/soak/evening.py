@@ -19,7 +19,7 @@ def happen(chance: random.Random, world: World) -> None:
     yesterday, today = world.sessions(2)
     known = [ticker for ticker in sorted(world.asked) if world.on_market_day(ticker)]
     if chance.random() < 0.5:
-        for ticker in chance.sample(known, chance.choice((1, 3, 10))):
+        for ticker in chance.sample(known, min(chance.choice((1, 3, 10)), len(known))):
             if values := world.true(ticker).get((ticker, yesterday)):
                 high, close = (float(values[i] or 0.0) for i in (1, 3))
                 world.correct(ticker, yesterday, {"close": round(close * 1.001, 4), "high": round(high * 1.1, 4)})
@@ -45,7 +45,8 @@ def asked(chance: random.Random, world: World, new: Sequence[str], *, kills: boo
     asks = [nightly]
     if shape == "killed":
         by = chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGINT))
-        kill = Kill(chance.choice((0, 1, 2, 4, 8)), chance.uniform(0.0, 1.5), by)
+        calls = chance.choice((0, 1, 2, 4, 8))
+        kill = Kill(calls, chance.uniform(0.0, 1.5) if calls else chance.uniform(1.0, 6.0), by)  # it has to start first
         asks = [Ask("ingest", known, None, world.session, 3, 5, process=True, kill=kill)]
     if shape in ("two", "three", "manual") or (shape == "killed" and chance.random() < 0.5):
         asks.append(_manual(chance, world, new))

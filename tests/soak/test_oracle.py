@@ -165,13 +165,13 @@ def test_reports_that_are_not_true_are_named(night: Night) -> None:
     ):
         said = night.judged(after, [replace(run, report={**run.report, **wrong})])
         assert any(line in each for each in said), (line, said)
-    for wrong, line in (
-        ({"exit_code": 1}, "it ended with 1, its report means 0"),
-        ({"state": "FAILED"}, "Prefect says FAILED"),
-        ({"report": None}, "it left no report"),
-        ({"hung": True}, "it did not end"),
+    for ran, line in (
+        (replace(run, exit_code=1), "it ended with 1, its report means 0"),
+        (replace(run, state="FAILED"), "Prefect says FAILED"),
+        (replace(run, report=None), "it left no report"),
+        (replace(run, hung=True), "it did not end"),
     ):
-        said = night.judged(after, [replace(run, **wrong)])
+        said = night.judged(after, [ran])
         assert any(line in each for each in said), (line, said)
 
 

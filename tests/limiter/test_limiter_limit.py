@@ -130,7 +130,7 @@ def test_a_limit_switched_off_and_on_has_counted_all_along(book: Books, tmp_path
 
 @pytest.mark.parametrize("deed", ["sets its count back", "deletes it and makes it anew"])
 def test_what_the_limit_has_forgotten_to_count_is_called_no_second_time(book: Books, deed: str) -> None:
-    limited, entries, more = book("2/1s"), list[float](), threading.Event()
+    limited, entries, more = book("2/0.4s"), list[float](), threading.Event()
     with limited.gate() as gate, ThreadPoolExecutor(6) as pool:
 
         def keep_calling() -> None:
@@ -145,14 +145,14 @@ def test_what_the_limit_has_forgotten_to_count_is_called_no_second_time(book: Bo
         else:
             limited.delete()
             limited.client.upsert_global_concurrency_limit_by_name(limited.name, 2, 0)
-        until = len(entries) + 5
+        until = len(entries) + 4
         while len(entries) < until:
             time.sleep(0.01)
         more.set()
         for each in callers:
             each.result(timeout=10)
     times = sorted(entries)
-    assert all(later - earlier >= 1.0 for earlier, later in zip(times, times[2:], strict=False))
+    assert all(later - earlier >= 0.4 for earlier, later in zip(times, times[2:], strict=False))
     assert limited.active() == 0
 
 

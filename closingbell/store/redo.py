@@ -18,7 +18,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVa
 import psycopg2
 import sqlalchemy as sa
 
-from closingbell.errors import ClosingbellError
+from closingbell.errors import ClosingbellError, ConfigurationError, FatalError
 from closingbell.store.faults import AwayError, LockedError, RaceError, ReadOnlyError, RefusedError, transaction
 from closingbell.store.patience import Wait, log, patience_of
 
@@ -32,22 +32,22 @@ _GLANCE: Final = 1.0
 _LOOK: Final = 0.25
 
 #: First in each transaction: how long it waits for a lock (for itself only, so that a pooler cannot hand it on), its
-#: number, and of which history of which cluster that is a number: a standby that takes over begins a new timeline.
+#: number and its session.
 _BEGIN: Final = sa.text("""
     SELECT set_config('lock_timeout', :lock_timeout, true) AS lock_timeout,
-        CAST(pg_current_xact_id() AS text) AS xid, pg_backend_pid() AS pid,
-        (SELECT CAST(system_identifier AS text) FROM pg_control_system())
-            || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS history
+        CAST(pg_current_xact_id() AS text) AS xid, pg_backend_pid() AS pid
 """)
 
-#: What became of a transaction; NULL where this server cannot know.
+#: Of which history of which cluster such a number is: a standby that takes over begins a new timeline. Not every
+#: hosted database tells.
+_HISTORY: Final = sa.text("""
+    SELECT (SELECT CAST(system_identifier AS text) FROM pg_control_system())
+        || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)
+""")
+
+#: What became of a transaction; NULL where it is too long ago.
 _FATE: Final = sa.text("""
-    SELECT CASE
-        WHEN pg_is_in_recovery() THEN 'recovering'
-        WHEN (SELECT CAST(system_identifier AS text) FROM pg_control_system())
-            || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) <> :history THEN NULL
-        ELSE pg_xact_status(CAST(:xid AS xid8))
-    END
+    SELECT CASE WHEN pg_is_in_recovery() THEN 'recovering' ELSE pg_xact_status(CAST(:xid AS xid8)) END
 """)
 
 #: Ends the session of a transaction that has lost its client: it would keep its locks until the server notices. One
@@ -66,7 +66,7 @@ _HOLDERS: Final = sa.text("""
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A transaction that has begun: its number, its session, and the history that the number belongs to."""
+    """A transaction that has begun: its number, its session, and the history that the number belongs to, if known."""
 
     xid: str
     pid: int
@@ -102,6 +102,7 @@ class Redo:
         self._retries = retries
         self._delay = delay
         self._lock_timeout = lock_timeout
+        self._history: str | None = None  # of the server as it was met last; "": it does not tell
 
     def __call__(self, work: Callable[[sa.Connection], T]) -> T:
         """Do a transaction.
@@ -134,6 +135,8 @@ class Redo:
                     log.warning("the database took it after %.0f s", wait.seconds)
                 return result
             failure.__context__ = None
+            if not isinstance(failure, RaceError | LockedError):
+                self._history = None  # whoever answers next may be another server
             if isinstance(failure, RaceError):
                 if races == self._retries and not self._patience.over:
                     raise failure
@@ -164,9 +167,12 @@ class Redo:
         seconds = self._lock_timeout
         if holders is not None:
             seconds = max(seconds, _GLANCE) if self._patience.seconds else _GLANCE
+        history = self._history
+        if history is None:
+            history = self._history = self._history_now(wait)
         with transaction(self._engine, wait=wait) as connection:
             row = connection.execute(_BEGIN, {"lock_timeout": f"{seconds * 1000:.0f}"}).one()
-            attempt.begun = _Begun(row.xid, row.pid, row.history)
+            attempt.begun = _Begun(row.xid, row.pid, history)
             if holders is None:
                 attempt.results.append(work(connection))
             else:
@@ -174,29 +180,41 @@ class Redo:
                     attempt.results.append(work(connection))
         return attempt.results[0]
 
+    def _history_now(self, wait: Wait) -> str:
+        try:
+            with transaction(self._engine, wait=wait) as connection:
+                return str(connection.execute(_HISTORY).scalar_one())
+        except (ConfigurationError, FatalError):
+            return ""
+
     def _was_committed(self, begun: _Begun, committing: bool, wait: Wait) -> bool:
-        """Whether a transaction whose connection was lost has been committed; it is over when this returns."""
+        """Whether a transaction whose connection was lost is known to be committed; it is over when this returns."""
         while True:
             failure: ClosingbellError
             try:
-                with transaction(self._engine, wait=wait) as connection:
-                    known = {"xid": begun.xid, "pid": begun.pid, "committing": committing}
-                    fate = connection.execute(_FATE, {"xid": begun.xid, "history": begun.history}).scalar_one()
-                    if fate == "in progress":
-                        connection.execute(_END_ORPHAN, known)
+                history = self._history = self._history_now(wait)
+                if history and begun.history and history != begun.history:
+                    return False
+                fate = self._fate(begun, committing, wait)
             except AwayError as error:
                 failure = error
             except RefusedError:  # a number that the server has not given out: lost in a crash, with all it did
                 return False
             else:
-                if fate == "committed" and committing:
-                    return True
                 if fate not in ("in progress", "recovering"):
-                    return False
+                    return fate == "committed" and committing and bool(history and begun.history)
                 what = "nobody knows yet whether the commit was made" if committing else "a lost session has not ended"
                 failure = AwayError(what, value=f"transaction {begun.xid}, {fate}")
             failure.__context__ = None
             wait.bear(failure)
+
+    def _fate(self, begun: _Begun, committing: bool, wait: Wait) -> str | None:
+        """What became of a transaction; where its session is still there without its client, that is ended."""
+        with transaction(self._engine, wait=wait) as connection:
+            fate: str | None = connection.execute(_FATE, {"xid": begun.xid}).scalar_one()
+            if fate == "in progress":
+                connection.execute(_END_ORPHAN, {"xid": begun.xid, "pid": begun.pid, "committing": committing})
+        return fate
 
 
 def again(engine: sa.Engine, work: Callable[[], T], retries: int = 3) -> T:

@@ -426,14 +426,15 @@ def test_a_killed_backend_costs_a_retry_and_nothing_else(store: Store, postgres:
         if at == "commit" and not killed:
             kill(session_of(connection))
 
+    writer = PostgresWriter(store.engine, retries=1, delay=0)
+    writer.mark()
     sa.event.listen(store.engine, "after_cursor_execute", after)
     sa.event.listen(store.engine, "commit", commit)
-    writer = PostgresWriter(store.engine, retries=1, delay=0)
     result = writer.flush(run_id, "polygon", "1d", _outcomes(), calls=2)
     sa.event.remove(store.engine, "after_cursor_execute", after)
     sa.event.remove(store.engine, "commit", commit)
     assert len(killed) == 1
-    asked_what_became_of_it = 1
+    asked_what_became_of_it = 2
     assert len(seen) == STATEMENTS + (STATEMENTS if at == "commit" else int(at)) + asked_what_became_of_it
     _check_exactly_once(store, run_id, result)
 

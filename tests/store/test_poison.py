@@ -54,7 +54,7 @@ def kept(store: Store) -> list[Any]:
 
 @contextmanager
 def counted(store: Store) -> Iterator[list[str]]:
-    """Every statement sent, the savepoints and the COPYs included."""
+    """Every statement sent, the savepoints included; a COPY, which goes past the engine, is not."""
     seen: list[str] = []
 
     def execute(_: Any, __: Any, statement: str, *___: Any) -> None:

@@ -138,6 +138,7 @@ def test_migrations(pooler: Pooler, postgres: sa.URL) -> None:
 def test_a_commit_whose_answer_is_lost_is_not_done_again(url: sa.URL, store: Store) -> None:
     with Wire(url) as wire, closing(open_store(wire.url.render_as_string(hide_password=False))) as far:
         run_id = start(far)
+        far.writer.mark()
         wire.lose_answer(COMMIT)
         assert flush(far, run_id, ranged("AAPL", days(0, 4))).inserted == 5
         assert wire.broken.is_set()

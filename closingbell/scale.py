@@ -135,21 +135,23 @@ def _same_series(bars: Bars, series: Series) -> Mask:
     At most one of them is right, and nothing tells surely which: a level that fits may fit by chance.
 
     Flat and untraded bars are often alike, and small ones of funds that hold nothing but cash. So there have to
-    be three different prices and some volume; and for two tickers, the same vwap too or a volume of five digits.
+    be three different prices and some volume; and for two tickers, the same vwap too or a volume of five digits. Of
+    three tickers, bars with two prices and such a volume are no chance either.
     """
     same = np.zeros(len(series), np.bool_)
     at = np.flatnonzero(series.row >= 0)
     rows = bars.rows[series.row[at]]
-    inside = (series.prices[:, at] > series.low[at]) & (series.prices[:, at] < series.high[at])
-    traded = (rows["volume"] >= SHARED) & inside.any(axis=0)
-    at, rows = at[traded], rows[traded]
+    inside = ((series.prices[:, at] > series.low[at]) & (series.prices[:, at] < series.high[at])).any(axis=0)
+    two_prices = ~inside & (series.high[at] > series.low[at])
+    traded = (rows["volume"] >= SHARED) & inside | (rows["volume"] >= SHARED_BY_TWO) & two_prices
+    at, rows, two_prices = at[traded], rows[traded], two_prices[traded]
     names = ("ts", "volume", "open", "high", "low", "close")
     mixed = np.zeros(len(at), np.uint64)
     for name in names:
         mixed = (mixed ^ np.ascontiguousarray(rows[name]).view(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
     order = np.argsort(mixed)
-    at, rows, mixed = at[order], rows[order], mixed[order]
+    at, rows, mixed, two_prices = at[order], rows[order], mixed[order], two_prices[order]
     equal = mixed[1:] == mixed[:-1]
     if not equal.any():
         return same
@@ -162,6 +164,6 @@ def _same_series(bars: Bars, series: Series) -> Mask:
     told = np.bincount(group, ~np.isnan(vwap))
     alike = np.fmin.reduceat(vwap, starts) == np.fmax.reduceat(vwap, starts)
     by_two = np.where(told >= 2, alike, rows["volume"][starts] >= SHARED_BY_TWO)
-    sure = (size >= 3) | ((size == 2) & by_two)
+    sure = (size >= 3) | ((size == 2) & by_two & ~two_prices[starts])
     same[at] = sure[group]
     return same

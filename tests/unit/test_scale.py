@@ -354,6 +354,14 @@ def test_bars_that_are_alike_by_chance(changes: dict[str, float]) -> None:
     assert judge(copied(rows, [3], of=2)[-5:], tickers=MARKET).rules == ()
 
 
+def test_bars_of_two_prices_are_no_chance_under_three_names() -> None:
+    rows = market(np.random.default_rng(5))
+    for name, value in {"open": 10.0, "low": 10.0, "high": 11.0, "close": 11.0, "vwap": 10.5}.items():
+        rows[name][-3] = value
+    judged = judge(copied(rows, [0, 3], of=2)[-5:], tickers=MARKET)
+    assert (judged.rules, judged.quarantined.rows["ticker"].tolist()) == (("same_series",) * 3, [0, 2, 3])
+
+
 def test_bars_whose_vwap_differs_are_of_two_series() -> None:
     rows = copied(market(np.random.default_rng(5)), [3], of=2)
     rows["vwap"][-2] = rows["low"][-2]

@@ -25,9 +25,6 @@ Call = Mapping[str, Any]
 #: How many cells a line names.
 _NAMED: Final = 4
 
-#: So many sessions may have come since the last night that asked by name.
-_RECENT: Final = 5
-
 
 def lasting(contents: Contents, world: World) -> Iterator[str]:
     """What holds at every moment, also right after a kill.
@@ -248,8 +245,7 @@ def _absent(cell: Cell, world: World) -> bool:
 
 def _waits_for_its_name(cell: Cell, contents: Contents, world: World) -> bool:
     reason, error = contents.gaps.get(cell, ("", None))
-    told = reason == "unpublished" and error == ABSENT
-    return told and not world.on_market_day(cell[0]) and cell[1] in world.sessions(_RECENT)
+    return reason == "unpublished" and error == ABSENT and not world.on_market_day(cell[0])
 
 
 def _told(what: str, cells: Iterable[Cell], bars: Mapping[Cell, Values] | None = None) -> Iterator[str]:

@@ -116,8 +116,9 @@ class FlushResult:
         gaps: gap rows written or changed.
         holes: cells without a bar, of calls that failed or were not made.
         absent: cells whose stored bar was not in the answer; it stands.
-        refused: tickers of which the database takes nothing at all, not even a gap, and what it says. Their cells are
-            not accounted for.
+        refused: tickers whose answer the database does not take, and what it says. Their cells are gaps now or, where
+            it takes not even these, not accounted for.
+        examples: the first bars that broke each rule: ticker and session.
     """
 
     inserted: int = 0
@@ -128,6 +129,7 @@ class FlushResult:
     holes: int = 0
     absent: list[tuple[str, date]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, other: FlushResult) -> None:
         """Take in what another transaction of the same flush changed."""
@@ -135,6 +137,8 @@ class FlushResult:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.absent += other.absent
         self.refused |= other.refused
+        for rule, named in other.examples.items():
+            self.examples[rule] = [*self.examples.get(rule, []), *named][:EXAMPLES]
 
 
 @dataclass(slots=True)

@@ -291,9 +291,14 @@ def _commit(outcome: Outcome, claim: Claim, work: Work, resources: Resources, ta
             gaps=result.gaps,
             quarantined=result.quarantined,
             warned=dict(outcome.verdict.warned),
-            examples={rule: list(examples) for rule, examples in outcome.verdict.examples.items()},
+            examples=result.examples,
             absent=[f"{ticker} {session}" for ticker, session in result.absent],
         )
+    )
+    cells = len(outcome.call.cells) // max(len(outcome.tickers), 1)
+    tally.failures += (
+        Failure(str(outcome.call), "the database does not take a ticker's answer", "failed", cells, (ticker,), said)
+        for ticker, said in result.refused.items()
     )
     return result.holes
 

@@ -220,6 +220,7 @@ class PostgresWriter:
             is_fresh = settlement.settle(outcome)
             accepted = outcome.verdict.accepted
             result.stored += len(accepted)
+            result.add(FlushResult(examples={rule: list(named) for rule, named in outcome.verdict.examples.items()}))
             fresh.append(accepted.where(is_fresh))
             overlapping.append(accepted.where(~is_fresh))
             result.quarantined += self._quarantine(connection, key, run_id, outcome)

@@ -27,6 +27,7 @@ from closingbell.store.audit import Reconciliation
 from closingbell.store.claims import DROP_OLD
 from closingbell.store.faults import transaction
 from closingbell.store.pulse import pulse
+from closingbell.store.redo import persistent
 from closingbell.store.schema import bar, gap, quarantine, revision, run, watermark
 from closingbell.store.ticker import of_ticker
 
@@ -37,6 +38,7 @@ class Records:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
+    @persistent
     def start_run(
         self,
         run_id: UUID,
@@ -83,11 +85,13 @@ class Records:
         with pulse(self._engine, run_id):
             yield
 
+    @persistent
     def is_alive(self, run_id: UUID) -> bool:
         """Whether a process holds that run."""
         with transaction(self._engine) as connection:
             return not connection.execute(sql.GONE, {"run_id": run_id}).scalar_one()
 
+    @persistent
     def end_run(self, run_id: UUID, state: str, report: Mapping[str, Any]) -> None:
         """Close a run's row with its report."""
         with transaction(self._engine) as connection:
@@ -97,12 +101,14 @@ class Records:
                 .values(state=state, report=dict(report), actual_calls=report["actual_calls"], ended_at=sa.func.now())
             )
 
+    @persistent
     def run(self, run_id: UUID) -> Mapping[str, Any] | None:
         """One run's row."""
         with transaction(self._engine) as connection:
             row = connection.execute(sa.select(run).where(run.c.run_id == run_id)).mappings().first()
         return dict(row) if row else None
 
+    @persistent
     def last_run(self, flows: Sequence[str] = ("ingest",)) -> Mapping[str, Any] | None:
         """The run of these flows that was started last."""
         with transaction(self._engine) as connection:
@@ -110,6 +116,7 @@ class Records:
             row = connection.execute(query).mappings().first()
         return dict(row) if row else None
 
+    @persistent
     def ledger(self, source: str, timeframe: str, tickers: Iterable[str], first: date | None, last: date) -> Ledger:
         """Watermarks of these tickers, and their gaps from ``first`` (None: the first there is) to ``last``."""
         names = list(tickers)
@@ -119,11 +126,13 @@ class Records:
             gaps = _gaps(connection, source, timeframe, gap.c.ticker.in_(names), of_span)
         return Ledger(known, gaps)
 
+    @persistent
     def gaps(self, source: str, timeframe: str, reasons: Sequence[str]) -> list[Gap]:
         """Every gap with one of these reasons, by ticker and session."""
         with transaction(self._engine) as connection:
             return _gaps(connection, source, timeframe, gap.c.reason.in_(reasons))
 
+    @persistent
     def reconcile(self, source: str, timeframe: str, grids: Sequence[Cells]) -> Reconciliation:
         """Hold what was asked for against what is there.
 
@@ -135,12 +144,14 @@ class Records:
         with transaction(self._engine, snapshot=True) as connection:
             return audit.examine(connection, source, timeframe, grids)
 
+    @persistent
     def damage(self, source: str, timeframe: str, tickers: Sequence[str]) -> Damage:
         """Where bars and ledger of these tickers contradict each other, over all that their watermarks span."""
         with transaction(self._engine, snapshot=True) as connection:
             marks = _marks(connection, source, timeframe, watermark.c.ticker.in_(tickers))
             return self._damage(connection, source, timeframe, marks, tickers)[1]
 
+    @persistent
     def audit(self) -> dict[tuple[str, str], Reconciliation]:
         """Hold every watermark against bars and gaps: for each source and timeframe, expected = stored + gaps."""
         with transaction(self._engine, snapshot=True) as connection:
@@ -169,11 +180,13 @@ class Records:
         unproven = audit.unproven(connection, source, timeframe, tickers)
         return sums, replace(sums.damage, orphans=orphans, unproven=unproven)
 
+    @persistent
     def mend(self, run_id: UUID, source: str, timeframe: str, damage: Damage, at: datetime) -> None:
         """Make the ledger true again, in one transaction; the cells that lost their bar are then ``pending``."""
         with transaction(self._engine) as connection:
             audit.mend(connection, run_id, source, timeframe, damage, at)
 
+    @persistent
     def progress(self, run_id: UUID) -> Mapping[str, Any] | None:
         """A run's plan and counters as of its last commit: calls, cells, bars; None before it has a row."""
         names = (
@@ -192,6 +205,7 @@ class Records:
             row = connection.execute(query).mappings().first()
         return dict(row) if row else None
 
+    @persistent
     def runs(self, limit: int = 10) -> list[dict[str, Any]]:
         """The last runs, newest first, without their reports."""
         names = ("run_id", "flow", "state", "started_at", "ended_at", "planned_calls", "actual_calls", "inserted")
@@ -203,6 +217,7 @@ class Records:
                     row["state"] = "Crashed"
         return rows
 
+    @persistent
     def revisions(self, run_id: UUID, limit: int = 20) -> list[str]:
         """What a run changed in stored bars, in words: the oldest sessions first, the first ``limit`` of them."""
         columns = [revision.c.ticker, revision.c.session]
@@ -216,6 +231,7 @@ class Records:
         with transaction(self._engine) as connection:
             return [described(dict(row)) for row in connection.execute(query).mappings()]
 
+    @persistent
     def copied(self, run_id: UUID, source: str, timeframe: str, tickers: Sequence[str]) -> Bars:
         """Bars of these tickers that the run stored, although the same came under another ticker as well.
 
@@ -231,6 +247,7 @@ class Records:
             row["close"], row["volume"] = close, volume
         return Bars(tuple(tickers), rows, timeframe)
 
+    @persistent
     def owner(
         self, timeframe: str, tickers: Sequence[str], but: str, bars: NDArray[np.void], at_least: int
     ) -> str | None:
@@ -248,15 +265,18 @@ class Records:
             found = connection.execute(sql.OWNERS, values).first()
         return str(found[0]) if found and found[1] >= at_least else None
 
+    @persistent
     def series(self, source: str, timeframe: str, tickers: Sequence[str], first: date, last: date) -> Bars:
         """A vendor's stored bars of some tickers from session ``first`` to session ``last``, by ticker and ``ts``."""
         return reading.series(self._engine, source, timeframe, tickers, first, last)
 
+    @persistent
     def tickers(self, source: str, timeframe: str) -> tuple[str, ...]:
         """Every ticker that the ledger knows, in order."""
         with transaction(self._engine) as connection:
             return tuple(_marks(connection, source, timeframe))
 
+    @persistent
     def span(self, source: str, timeframe: str, tickers: Sequence[str]) -> Watermark | None:
         """The first and the last session that is accounted for of any of these tickers; None if none is."""
         with transaction(self._engine) as connection:
@@ -265,6 +285,7 @@ class Records:
             return None
         return Watermark(min(mark.first for mark in marks), max(mark.last for mark in marks))
 
+    @persistent
     def quarantined(self, run_id: UUID, source: str, timeframe: str, grids: Sequence[Cells]) -> Mapping[str, int]:
         """Bars kept apart between the first and the last session of each grid, by rule.
 
@@ -297,6 +318,7 @@ class Records:
                 found.update(dict(connection.execute(query).tuples().all()))
         return dict(sorted(found.items()))
 
+    @persistent
     def overview(self) -> Mapping[str, Any]:
         """The whole database in a few numbers."""
         with transaction(self._engine) as connection:
@@ -321,6 +343,7 @@ class Records:
             "revisions": changed,
         }
 
+    @persistent
     def of_ticker(self, ticker: str, limit: int = 10) -> Mapping[str, Any]:
         """What is known of one ticker; see :func:`closingbell.store.ticker.of_ticker`."""
         with transaction(self._engine) as connection:

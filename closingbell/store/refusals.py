@@ -127,6 +127,7 @@ def store_by_ticker(
         if said is None:
             return None
         log.error("%s: what the vendor answered is not stored: the database says %r", names[first], said)
+        result.refused[names[first]] = said
         return attempt([part.empty_handed(f"the database refused it: {said}") for part in mended]) and said
 
     found = Poison(load, takes_any).find(len(names))

@@ -30,8 +30,12 @@ ERROR_LENGTH: Final = 500
 #: a call that was not made says nothing.
 _WEIGHT: Final = {"pending": 0, "failed": 1, "unpublished": 1, "unentitled": 2, "empty": 3, "quarantined": 3}
 
-#: Reaches the session before any session: no exchange here was ever closed for longer.
-LOOK_BACK: Final = timedelta(days=10)
+#: After so many sessions in a row that were asked for by name and empty, a ticker is taken for gone: that it is not on
+#: a market day then says nothing new. Before, it may have had a day without a trade, as OTC stocks have.
+GONE_AFTER: Final = 5
+
+#: Reaches that many sessions before any session, and the one before in any case.
+LOOK_BACK: Final = timedelta(days=21)
 
 
 @dataclass(slots=True)
@@ -116,8 +120,8 @@ class Settlement:
         """Say why a cell has no bar, where the answer may have been short of it.
 
         A ticker that is not on a market day may be late, halted, or not carried there at all, as OTC stocks are:
-        the next run asks for it by name. One that is known to have been empty the session before is empty still,
-        and is asked for again when that one is.
+        the next run asks for it by name. One that is known to have been empty for :data:`GONE_AFTER` sessions is
+        empty still, and is asked for again when the last one is.
         """
         session: date = outcome.sessions[position].item()
         if outcome.doubtful is None or not outcome.doubtful[position]:
@@ -126,8 +130,9 @@ class Settlement:
         if old and is_due(old, self.at):  # asked again, and there is still no bar
             return self._open(ticker, session, old.reason, old.last_error)
         earlier = self.sessions_between(ticker, session - LOOK_BACK, session)
-        before = self.gaps.get((ticker, earlier[-1].item())) if len(earlier) else None
-        if before is None or before.reason != "empty":
+        known = [self.gaps.get((ticker, day)) for day in earlier[-GONE_AFTER:].tolist()]
+        before = known[-1] if known else None
+        if before is None or len(known) < GONE_AFTER or any(gap is None or gap.reason != "empty" for gap in known):
             whole_market = isinstance(outcome.call, MarketDay) and not outcome.failed
             self._open(ticker, session, "unpublished", ABSENT if whole_market else outcome.error)
         elif old is None:

@@ -81,17 +81,17 @@ def test_a_dry_run_says_the_plan_and_makes_no_call(nights: Nights) -> None:
 def test_tickers_that_are_gone_cost_one_range_each_and_then_nothing(nights: Nights) -> None:
     gone = [f"GONE{letter}" for letter in "ABCDEFGHIJKL"]
     nights.market.fault("empty", regex="/ticker/GONE")
-    nights.ingest(tickers=[*universe.load("sp500"), *gone], start=date(2026, 3, 4), end=date(2026, 3, 5))
+    nights.ingest(tickers=[*universe.load("sp500"), *gone], start=date(2026, 2, 27), end=date(2026, 3, 5))
     nights.market.clear_calls()
 
-    second = nights.ingest(tickers=[*universe.load("sp500"), *gone], start=date(2026, 3, 4), end=date(2026, 3, 5))
+    second = nights.ingest(tickers=[*universe.load("sp500"), *gone], start=date(2026, 2, 27), end=date(2026, 3, 5))
     assert sorted(call.split("/")[4] for call in nights.bar_calls()) == gone
-    assert (second["gaps"], second["barless"]) == ({"empty": 24}, gone)
+    assert (second["gaps"], second["barless"]) == ({"empty": 60}, gone)
     nights.market.clear_calls()
 
-    third = nights.ingest(tickers=[*universe.load("sp500"), *gone], start=date(2026, 3, 4))
+    third = nights.ingest(tickers=[*universe.load("sp500"), *gone], start=date(2026, 2, 27))
     assert nights.bar_calls() == [DAYS + "2026-03-06"]
-    assert third["gaps"] == {"empty": 36}
+    assert third["gaps"] == {"empty": 72}
 
 
 def test_what_a_fresh_market_day_lacks_is_asked_by_name(nights: Nights) -> None:

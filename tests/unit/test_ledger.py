@@ -18,7 +18,7 @@ from closingbell.healing import is_due
 from closingbell.outcome import Outcome
 from closingbell.plan import TickerRange
 from closingbell.quality import Verdict
-from closingbell.store.ledger import ERROR_LENGTH, LOOK_BACK, Settlement, spans
+from closingbell.store.ledger import ERROR_LENGTH, GONE_AFTER, LOOK_BACK, Settlement, spans
 from closingbell.store.postgres import sessions_between
 
 #: Around a long weekend: the 15th of January 2024 is no session.
@@ -132,8 +132,10 @@ class Model:
             reason = "quarantined"
         elif answer.doubtful:
             position = DATES.index(cell[1])
-            before = self.gaps.get((cell[0], DATES[position - 1])) if position else None
-            reason = "empty" if before and before[0] == "empty" else "unpublished"
+            earlier = [self.gaps.get((cell[0], day)) for day in DATES[max(0, position - GONE_AFTER) : position]]
+            gone = len(earlier) == GONE_AFTER and all(gap and gap[0] == "empty" for gap in earlier)
+            before = earlier[-1] if gone else None
+            reason = "empty" if gone else "unpublished"
         old = self.gaps.get(cell)
         if old is None and before and reason == "empty":
             self.gaps[cell] = before
@@ -246,10 +248,20 @@ def test_a_market_day_that_lacks_it_again_is_such_an_answer_too() -> None:
 
 def test_a_run_of_empty_sessions_is_asked_for_again_as_one() -> None:
     """Else a share that is gone would cost a call a night, each for one more session."""
-    database = settled(Answer(("AAPL",), (3,), frozenset(), frozenset(), "empty", None, False))
+    gone = tuple(range(GONE_AFTER))
+    database = settled(Answer(("AAPL",), gone, frozenset(), frozenset(), "empty", None, False))
     database.at = AT + timedelta(days=3)
-    gaps = settled(Answer(("AAPL",), (4,), frozenset(), frozenset(), "empty", None, True), database=database).gaps
-    assert gaps["AAPL", DATES[4]].asked_at == gaps["AAPL", DATES[3]].asked_at == AT
+    lacking = Answer(("AAPL",), (GONE_AFTER,), frozenset(), frozenset(), "empty", None, True)
+    gaps = settled(lacking, database=database).gaps
+    assert gaps["AAPL", DATES[GONE_AFTER]].asked_at == gaps["AAPL", DATES[GONE_AFTER - 1]].asked_at == AT
+
+
+def test_a_day_without_a_trade_does_not_make_a_share_gone() -> None:
+    """An OTC stock is on no market day: that it is not there on the next one either says nothing."""
+    days = tuple(range(1, GONE_AFTER))
+    database = settled(Answer(("AAPL",), days, frozenset(), frozenset(), "empty", None, False))
+    lacking = Answer(("AAPL",), (GONE_AFTER,), frozenset(), frozenset(), "empty", None, True)
+    assert settled(lacking, database=database).gaps["AAPL", DATES[GONE_AFTER]].reason == "unpublished"
 
 
 @pytest.mark.parametrize(("text", "kept"), [("", None), (None, None), ("a\0b", "ab"), ("\ud800", "?")])

@@ -9,13 +9,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from closingbell.errors import ClosingbellError
 from closingbell.store import statements as sql
+from closingbell.store.faults import transaction
+from closingbell.store.redo import again
 
 log = logging.getLogger("closingbell.store")
 
@@ -28,11 +31,11 @@ def pulse(engine: sa.Engine, run_id: UUID) -> Iterator[None]:
     """Hold the run's lock for the time of the block, again after its connection was lost.
 
     Raises:
-        SQLAlchemyError: the lock cannot be had at the beginning.
+        ClosingbellError: the lock cannot be had at the beginning, see :mod:`closingbell.store.faults`.
     """
-    connection = _hold(engine, run_id)
+    held = again(engine, lambda: _hold(engine, run_id))
     over = threading.Event()
-    keeper = threading.Thread(target=_keep, args=(engine, run_id, connection, over), name="pulse", daemon=True)
+    keeper = threading.Thread(target=_keep, args=(engine, run_id, held, over), name="pulse", daemon=True)
     keeper.start()
     try:
         yield
@@ -41,32 +44,31 @@ def pulse(engine: sa.Engine, run_id: UUID) -> Iterator[None]:
         keeper.join(5 * BEAT)  # one that waits for its lock again may be left alone with it
 
 
-def _hold(engine: sa.Engine, run_id: UUID) -> sa.Connection:
-    connection = engine.connect()
-    try:
+def _hold(engine: sa.Engine, run_id: UUID) -> tuple[ExitStack, sa.Connection]:
+    """A transaction that holds the lock, with what ends it."""
+    with ExitStack() as stack:
+        connection = stack.enter_context(transaction(engine))
         # A machine that dies says no farewell: its server finds out by asking, and must not mind the silence.
         connection.execute(sql.KEEP_IDLE)
         connection.execute(sql.HOLD, {"run_id": run_id})
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        return stack.pop_all(), connection
 
 
-def _keep(engine: sa.Engine, run_id: UUID, connection: sa.Connection | None, over: threading.Event) -> None:
+def _keep(engine: sa.Engine, run_id: UUID, held: tuple[ExitStack, sa.Connection], over: threading.Event) -> None:
     while not over.wait(BEAT):
         try:
-            if connection is None:
-                connection = _hold(engine, run_id)
-            connection.execute(sql.BEAT)
+            held[1].execute(sql.BEAT)
         except sa.exc.SQLAlchemyError as error:
-            if connection is not None:
-                log.warning("the run's lock went with its connection (%s); it is taken again", type(error).__name__)
-                with suppress(sa.exc.SQLAlchemyError):
-                    connection.invalidate()
-                with suppress(sa.exc.SQLAlchemyError):
-                    connection.close()
-            connection = None
-    if connection is not None:
-        with suppress(sa.exc.SQLAlchemyError):
-            connection.close()
+            log.warning("the run's lock went with its connection (%s); it is taken again", type(error).__name__)
+            _let_go(held[0])
+            while not over.is_set():
+                with suppress(ClosingbellError):
+                    held = _hold(engine, run_id)
+                    break
+                over.wait(BEAT)
+    _let_go(held[0])
+
+
+def _let_go(stack: ExitStack) -> None:
+    with suppress(ClosingbellError):
+        stack.close()

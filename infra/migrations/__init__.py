@@ -12,6 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from closingbell.store.faults import transaction
+from closingbell.store.redo import again
 
 #: One migration at a time in a database: two runs may start at once. The number is arbitrary but fixed.
 _LOCK: Final = 0x636C6F7362656C6C
@@ -36,9 +37,16 @@ def upgrade(engine: sa.Engine) -> None:
     Raises:
         ClosingbellError: as :func:`closingbell.store.faults.transaction` says.
     """
-    with transaction(engine) as connection:
-        if is_current(connection):
-            return
+
+    def current() -> bool:
+        with transaction(engine) as connection:
+            return is_current(connection)
+
+    if not again(engine, current):
+        again(engine, lambda: _upgrade(engine))
+
+
+def _upgrade(engine: sa.Engine) -> None:
     with transaction(engine) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})

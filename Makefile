@@ -19,8 +19,8 @@ run: $(ENV) ## Start everything on loopback, run the nightly flow once, stop eve
 up: $(ENV) ## Keep the stack serving: UI, nightly schedule, worker; Ctrl-C stops it
 	@$(BIN)/closingbell up
 
-test: $(ENV) ## Run the tests
-	@$(BIN)/python -m pytest
+test: $(ENV) ## Run the tests, two files at a time
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-pgbouncer: $(ENV) ## Run the store's tests through a pgbouncer in transaction mode, which has to be installed
 	@CLOSINGBELL_TEST_PGBOUNCER=1 $(BIN)/python -m pytest tests/store

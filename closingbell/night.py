@@ -11,7 +11,7 @@ import numpy as np
 
 from closingbell import cells, plan
 from closingbell import request as requests
-from closingbell.calendar import NEW_YORK, AssetClass, calendar_for
+from closingbell.calendar import NEW_YORK, AssetClass, by_asset_class, calendar_for
 from closingbell.cells import Cells, Ledger
 from closingbell.healing import AGAIN, Cell, Damage, due
 from closingbell.identity import Tenure, shipped
@@ -26,6 +26,9 @@ SPLITS_MARGIN: Final = timedelta(days=90)
 
 #: And as far as it finds so many known splits: with the new ones of a night still one page of 1,000.
 SPLITS_PAGE: Final = 900
+
+#: Nights without a recheck that are made up for.
+REACH: Final = 20
 
 Days = tuple[date, date]
 
@@ -74,6 +77,7 @@ def work_out(store: Store, request: Request, rates: Rates, market_day_rows: int,
         market_day_rows: rows that a market day of stocks brings.
         now: the present instant.
     """
+    request = _reaching_back(store, request)
     damage = store.records.damage(request.source, request.timeframe, request.tickers)
     ledger = damage.mended(
         store.records.ledger(
@@ -106,6 +110,20 @@ def work_out(store: Store, request: Request, rates: Rates, market_day_rows: int,
     minutes = _daily_bars(grids, ledger, request.minutes, request.seed)
     whole = plan.join(zip(judges, plans, strict=True), rates, int(splits is not None), len(minutes))
     return Night(request, tuple(grids), whole, judges, splits, now, damage, minutes)
+
+
+def _reaching_back(store: Store, request: Request) -> Request:
+    """The request, asking again for what earlier rechecks failed to ask for.
+
+    A session is asked for again on a few nights only; where one of them comes to nothing, the next makes up for it.
+    """
+    count = request.recheck_sessions
+    last = store.records.rechecked(request.source, request.timeframe, request.tickers) if count else None
+    if last is None or last >= request.end:
+        return request
+    sessions = calendar_for(next(iter(by_asset_class(request.tickers)))).sessions(last, request.end)
+    since = int(np.count_nonzero(sessions > np.datetime64(last)))
+    return replace(request, recheck_sessions=count + min(max(since - 1, 0), REACH))
 
 
 def _daily_bars(grids: Sequence[Cells], ledger: Ledger, count: int, seed: int) -> tuple[Cell, ...]:

@@ -140,6 +140,7 @@ def build(
         "planned_calls": plan.planned_calls,
         "actual_calls": actual_calls,
         "spared_calls": tally.spared,
+        "unchecked_calls": sum(not failure.cells and failure.call != SPLITS for failure in failed),
         "expected_cells": reconciliation.expected,
         "stored_bars": reconciliation.stored,
         "inserted": tally.inserted,
@@ -226,7 +227,8 @@ def looked(
 def _blank(run_id: UUID, flow: str, request: Request | None) -> dict[str, Any]:
     """Every key of a report, as it is for a run that did nothing."""
     asked = {**request.as_dict(), "tickers": len(request.tickers)} if request else {}
-    counts = ("planned_calls", "actual_calls", "spared_calls", "expected_cells", "stored_bars", "inserted", "rewritten")
+    calls = ("planned_calls", "actual_calls", "spared_calls", "unchecked_calls")
+    counts = (*calls, "expected_cells", "stored_bars", "inserted", "rewritten")
     groups = ("gaps", "unexplained", "mended", "quarantined", "warned", "examples", "failed", "unpublished", "unknown")
     return {
         "run_id": str(run_id),

@@ -59,7 +59,7 @@ def facts(
 
 def _look(run: night.Run, kinds: Sequence[looks.Kind]) -> State[Any]:
     resources, asked = run.resources, run.request
-    store, settings, gate = resources.store, resources.settings, resources.gate
+    store, gate = resources.store, resources.gate
     today = run.now.astimezone(NEW_YORK).date()
     wanted = looks.plan(asked.tickers, kinds, asked.start, today, store.facts.dividends_seen(asked.source))
     seen = store.facts.splits_seen(asked.source)
@@ -78,6 +78,6 @@ def _look(run: night.Run, kinds: Sequence[looks.Kind]) -> State[Any]:
     work = Work(run.run_id, asked.source, asked.timeframe, run.now, {})
     with store.records.alive(run.run_id):
         store.records.start_run(run.run_id, run.flow, asked.as_dict(), {**numbers, "told": told}, run.now)
-        tally = look_at_splits(work, (since, today), settings)
+        tally = look_at_splits(work, (since, today), resources)
         tally.add(look_up_all(wanted, work, run.batch_size, resources))
         return steps.final_state(steps.publish_looked(resources, work, run.flow, asked, numbers, tally, run.begun))

@@ -114,10 +114,10 @@ def _night(run: Run) -> State[Any]:
         if night.damage:
             store.records.mend(run.run_id, request.source, request.timeframe, night.damage, run.now)
         store.facts.store_tenures(run.run_id, request.source, identity.shipped(), "shipped")
-        splits = look_at_splits(work, night.splits, settings)
-        resources.look_around(night)
         batches = batched(night.plan.calls, run.batch_size)
         try:
+            splits = look_at_splits(work, night.splits, resources)
+            resources.look_around(night)
             tally = steps.gather(retrying(settings).map(batches, work=unmapped(work)), batches, resources)
         except BaseException:
             leave_untried([batch for batch in batches if not batch.begun], work, resources)

@@ -23,6 +23,7 @@ from closingbell.errors import (
     ClosingbellError,
     ConfigurationError,
     FatalError,
+    MalformedResponseError,
     RetryableError,
     RunEndingError,
     UnexpectedError,
@@ -207,6 +208,12 @@ def may_pass(error: object) -> bool:
     return error.status is None or error.status >= 500 or error.status in (403, 408, 425, 429)
 
 
+def is_unreached(error: object) -> bool:
+    """Whether nobody answered at all."""
+    unanswered = isinstance(error, RetryableError) and error.status is None
+    return unanswered and not isinstance(error, MalformedResponseError)
+
+
 def retries(settings: Settings) -> dict[str, Any]:
     """Task options: as many retries as are set, each after twice the wait of the last, and up to half as much more."""
     delays = [min(settings.retry_delay * 2**tries, LONGEST_DELAY) for tries in range(settings.max_retries)]
@@ -259,6 +266,9 @@ def _fetch(
     except (ConfigurationError, FatalError, RunEndingError):
         raise
     except ClosingbellError as error:
+        if resources.unreached and is_unreached(error):
+            resources.stop(error)
+            raise RunEndingError("the vendor cannot be reached", value=error.what) from None
         resources.note_answer(usable=not isinstance(error, RetryableError))
         return judge.failed(call, error), error
     except Exception as bug:  # noqa: BLE001  (one call's bug must not cost the others their bars)

@@ -16,7 +16,7 @@ from closingbell.identity import NEAR, Tenure
 from closingbell.looks import Look
 from closingbell.report import Failure, Tally
 from closingbell.rollup import differences, roll_up
-from tasks.batch import Batch, BatchFailedError, Work, batched, may_pass, retries, told, worth_retrying
+from tasks.batch import Batch, BatchFailedError, Work, batched, is_unreached, may_pass, retries, told, worth_retrying
 from tasks.night import gather
 from tasks.resources import Resources, current
 
@@ -41,9 +41,13 @@ def look_up(batch: Batch[Look], work: Work) -> Tally:
             look = batch.todo.pop(0)
             try:
                 _store(look, work, resources, batch.tally)
+                resources.note_answer(usable=True)
             except (ConfigurationError, FatalError, RunEndingError):
                 raise
             except ClosingbellError as error:
+                if resources.unreached and is_unreached(error):
+                    resources.stop(error)
+                    raise RunEndingError("the vendor cannot be reached", value=error.what) from None
                 get_run_logger().warning("%s: %s", look, error)
                 whose = (look.ticker,) if look.ticker else ()
                 batch.tally.failures.append(

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from pathlib import Path
+from typing import Final
 
-from closingbell.errors import RunEndingError
+from closingbell.errors import RetryableError, RunEndingError
 from closingbell.quota import Quota, Quotas
 from tasks.limiter import PrefectGate
+
+log = logging.getLogger("closingbell.limiter")
+
+#: Seconds for which a run waits for a Prefect server that is away as the run begins, and between two looks at it.
+PATIENCE: Final = 120.0
+_AGAIN: Final = 1.0
 
 
 class Gates:
@@ -17,17 +26,25 @@ class Gates:
         quotas: what the settings say.
         key: the name of the vendor's key, where several are in use; part of every limit's name.
         call_timeout, books: as for :class:`~tasks.limiter.PrefectGate`.
+        patience: seconds for which a Prefect server that is away is waited for when a gate is to be opened.
     """
 
     def __init__(
-        self, quotas: Quotas, *, key: str = "", call_timeout: float = 120.0, books: Path | None = None
+        self,
+        quotas: Quotas,
+        *,
+        key: str = "",
+        call_timeout: float = 120.0,
+        books: Path | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         self.quotas = quotas
         self._key = key
         self._call_timeout = call_timeout
         self._books = books
+        self._patience = patience
         self._open: dict[str, PrefectGate] = {}
-        self._stopped = False
+        self._stopped = threading.Event()
         self._lock = threading.Lock()
 
     def of(self, asset_class: str) -> PrefectGate:
@@ -39,15 +56,25 @@ class Gates:
         """
         holder = self.quotas.holder(asset_class)
         with self._lock:
-            if self._stopped:
-                raise RunEndingError("the run is ending")
             if holder not in self._open:
-                self._open[holder] = gate = PrefectGate(
-                    self.quotas.of(holder), holder, key=self._key, call_timeout=self._call_timeout, books=self._books
-                )
-                if self._stopped:  # meanwhile
+                self._open[holder] = gate = self._opened(holder)
+                if self._stopped.is_set():  # meanwhile
                     gate.stop()
             return self._open[holder]
+
+    def _opened(self, holder: str) -> PrefectGate:
+        begun = time.monotonic()
+        while not self._stopped.is_set():
+            try:
+                return PrefectGate(
+                    self.quotas.of(holder), holder, key=self._key, call_timeout=self._call_timeout, books=self._books
+                )
+            except RetryableError as error:
+                if time.monotonic() - begun > self._patience:
+                    raise
+                log.warning("%s: %s; trying again", error.what, error.value)
+            self._stopped.wait(_AGAIN)
+        raise RunEndingError("the run is ending")
 
     @property
     def in_force(self) -> InForce:
@@ -64,7 +91,7 @@ class Gates:
 
     def stop(self) -> None:
         """Let no further call begin: who waits, and whoever comes, gets a RunEndingError at once."""
-        self._stopped = True  # without the lock, which whoever opens a gate holds while the server takes its time
+        self._stopped.set()  # without the lock, which whoever opens a gate holds while the server takes its time
         for gate in self.opened():
             gate.stop()
 

@@ -38,6 +38,7 @@ class Resources:
         night: the run, once it is worked out.
         stopped: why the run has to stop, as soon as any of its batches knows.
         halted: set with it.
+        unreached: the vendor could not be reached, and has not been since.
         failing: how many calls in a row, of whatever batch, got no answer that could be used.
     """
 
@@ -51,6 +52,7 @@ class Resources:
     _context: Context | None = None
     stopped: ClosingbellError | None = None
     halted: threading.Event = field(default_factory=threading.Event)
+    unreached: bool = False
     failing: int = 0
     _counted: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
@@ -100,6 +102,7 @@ class Resources:
         """Count calls that fail in a row, over all batches."""
         with self._counting:
             self.failing = 0 if usable else self.failing + 1
+            self.unreached = self.unreached and not usable
 
 
 _current: ContextVar[Resources] = ContextVar("resources")

@@ -8,11 +8,10 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, MalformedResponseError, RetryableError
+from closingbell.errors import ClosingbellError, ConfigurationError, FatalError
 from closingbell.report import SPLITS, Failure, Tally
-from closingbell.settings import Settings
-from tasks.batch import Work, retries, told, worth_retrying
-from tasks.resources import current
+from tasks.batch import Work, is_unreached, retries, told, worth_retrying
+from tasks.resources import Resources, current
 
 
 @task(name="splits", cache_policy=NO_CACHE, retry_condition_fn=worth_retrying)
@@ -24,25 +23,24 @@ def fetch_splits(work: Work, first: date, last: date) -> int:
     return resources.store.facts.store_splits(work.run_id, work.source, splits, first, last)
 
 
-def look_at_splits(work: Work, span: tuple[date, date] | None, settings: Settings) -> Tally:
+def look_at_splits(work: Work, span: tuple[date, date] | None, resources: Resources) -> Tally:
     """Run :func:`fetch_splits`, if there is a span to look at.
 
-    A vendor that refuses or fails to answer costs the run its splits, not its bars.
+    A vendor that refuses or fails to answer costs the run its splits, not its bars. One that was not even reached
+    may be so at every other call too: the first of them tells.
 
     Raises:
         ConfigurationError: the key or a setting is wrong, so no other call would do better.
-        RetryableError: the vendor cannot be reached at all.
     """
     if span is None:
         return Tally()
-    task = fetch_splits.with_options(**retries(settings))
+    task = fetch_splits.with_options(**retries(resources.settings))
     state = task(work, *span, return_state=True)
     result: Any = state.result(raise_on_failure=False)
     if isinstance(result, int):
         return Tally(splits=result)
-    answered = isinstance(result, MalformedResponseError)
-    unreachable = isinstance(result, RetryableError) and result.status is None and not answered
-    if isinstance(result, ConfigurationError | FatalError) or unreachable or not isinstance(result, ClosingbellError):
+    if isinstance(result, ConfigurationError | FatalError) or not isinstance(result, ClosingbellError):
         raise result
+    resources.unreached = is_unreached(result)
     failure = Failure(SPLITS, result.what, result.reason or "failed", 0, (), str(result))
     return Tally(failures=[failure])

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
@@ -30,6 +30,9 @@ from closingbell.store.pulse import pulse
 from closingbell.store.redo import persistent
 from closingbell.store.schema import bar, gap, quarantine, revision, run, watermark
 from closingbell.store.ticker import of_ticker
+
+#: So many runs are looked through for the last recheck.
+_RUNS: Final = 50
 
 
 class Records:
@@ -113,6 +116,30 @@ class Records:
             query = sa.select(run).where(run.c.flow.in_(flows)).order_by(run.c.started_at.desc()).limit(1)
             row = connection.execute(query).mappings().first()
         return dict(row) if row else None
+
+    @persistent
+    def rechecked(self, source: str, timeframe: str, tickers: Iterable[str]) -> date | None:
+        """The last session of the last run that asked again for these tickers' last sessions, and got all it asked
+        for; None if no such run is known."""
+        missed = run.c.report["unchecked_calls"].as_integer()
+        query = (
+            sa.select(run.c.asked)
+            .where(
+                run.c.source == source,
+                run.c.timeframe == timeframe,
+                run.c.state.in_(("Completed", "PartiallyCompleted")),
+                run.c.planned_calls > 0,
+                sa.func.coalesce(missed, 0) == 0,
+            )
+            .order_by(run.c.started_at.desc())
+            .limit(_RUNS)
+        )
+        names = set(tickers)
+        with transaction(self._engine) as connection:
+            for asked in connection.execute(query).scalars():
+                if asked.get("recheck_sessions") and names <= set(asked["tickers"]):
+                    return date.fromisoformat(asked["end"])
+        return None
 
     @persistent
     def ledger(self, source: str, timeframe: str, tickers: Iterable[str], first: date | None, last: date) -> Ledger:

@@ -67,6 +67,7 @@ def test_a_wrong_key_stops_the_run_before_any_bar(nights: Nights) -> None:
     told = nights.ingest(tickers=["AAPL", "MSFT"], start=date(2026, 3, 2))
 
     assert (told["state_type"], told["actual_calls"]) == ("FAILED", 1)
+    assert (told["gaps"], told["unexplained"]) == ({"pending": 10}, {})
     assert "POLYGON_API_KEY" in told["error"]
     assert "canary" not in str(told)
 
@@ -89,7 +90,7 @@ def test_a_key_that_expires_midway_leaves_every_cell_accounted_for(nights: Night
     assert nights.ingest(universe="etfs", start=date(2026, 2, 2))["stored_bars"] == 20 * 24
 
 
-@pytest.mark.parametrize("action", ["status", "truncate", "html"])
+@pytest.mark.parametrize("action", ["status", "truncate", "html", "reset"])
 def test_a_failed_look_at_splits_costs_no_bar(nights: Nights, action: str) -> None:
     nights.setenv("MAX_RETRIES", "0")
     nights.market.fault(action, path="/reference/splits")
@@ -112,6 +113,7 @@ def test_no_vendor_at_all_is_one_readable_error(nights: Nights) -> None:
 
     assert told["state_type"] == "FAILED"
     assert "POLYGON_BASE_URL" in told["error"]
+    assert (told["gaps"], told["unexplained"]) == ({"pending": 100}, {})
 
 
 def test_an_unpublished_session_is_not_a_failure(nights: Nights) -> None:

@@ -86,3 +86,21 @@ def test_daily_bars_are_held_against_their_minutes(nights: Nights, store: Store)
 
 def test_there_has_to_be_something_to_compare(nights: Nights) -> None:
     assert "nothing of this is stored" in nights.reconcile(tickers=["AAPL"])["error"]
+
+
+def test_a_recheck_that_failed_is_made_up_for_the_next_night(nights: Nights) -> None:
+    nights.setenv("MAX_RETRIES", "0")
+    asked = {"universe": "etfs", "start": "2026-02-02", "recheck_sessions": 3}
+    nights.ingest(**asked, end="2026-03-03")
+    nights.market.fault("status", status=500, path="/grouped/", date="2026-03-02")
+    told = nights.ingest(**asked, end="2026-03-04")
+    assert (told["state_name"], told["unchecked_calls"], told["next_command"]) == ("PartiallyCompleted", 1, None)
+    nights.market.clear_faults()
+    nights.market.fault("revise", ticker="SPY", date="2026-03-02", values={"vw": 101.5})
+    nights.market.clear_calls()
+
+    assert nights.ingest(**asked, end="2026-03-05")["rewritten"] == 1
+    assert sorted(call[-10:] for call in nights.bar_calls()) == [f"2026-03-0{day}" for day in (2, 3, 4, 5)]
+    nights.market.clear_calls()
+    nights.ingest(**asked, end="2026-03-06")
+    assert sorted(call[-10:] for call in nights.bar_calls()) == [f"2026-03-0{day}" for day in (4, 5, 6)]

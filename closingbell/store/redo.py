@@ -234,6 +234,11 @@ def again(engine: sa.Engine, work: Callable[[], T], retries: int = 3) -> T:
             if lost >= retries:
                 raise
             failure = error
+        except ReadOnlyError as error:
+            if not patience_of(engine).written:
+                raise
+            engine.dispose()  # a new connection may find the new primary
+            failure = error
         failure.__context__ = None
         wait.bear(failure)
     raise AssertionError("unreachable")

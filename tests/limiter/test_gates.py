@@ -6,18 +6,21 @@ import signal
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import date
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 
-from closingbell.errors import ConfigurationError, RunEndingError
+from closingbell.errors import ConfigurationError, RetryableError, RunEndingError
 from closingbell.quota import Quota, Quotas
 from closingbell.sources.polygon import PolygonSource
 from infra.market.process import MarketProcess
 from tasks.gates import Gates
 from tasks.limits import limit_name
+from tests.limiter.proxy import Proxy
 
 pytestmark = pytest.mark.prefect
 
@@ -110,3 +113,25 @@ def test_an_interrupt_ends_the_wait_for_a_window(
     with pytest.raises(KeyboardInterrupt):
         gates.close()
     assert taken(client, "crypto", slow, key) == 1, "its window was waited for"
+
+
+def test_a_server_that_is_away_when_a_gate_is_opened_is_waited_for(key: str, proxy: Proxy) -> None:
+    proxy.cut()
+    with Gates(Quotas(FAST, {}), key=key) as gates, ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(copy_context().run, gates.of, "stocks")
+        with suppress(TimeoutError):
+            opening.result(timeout=0.5)
+            pytest.fail("it opened without a server")
+        proxy.mend()
+        assert opening.result(timeout=30).in_force == FAST
+
+
+def test_a_server_that_stays_away_is_an_error_and_a_run_that_is_stopped_waits_no_longer(key: str, proxy: Proxy) -> None:
+    proxy.cut()
+    with Gates(Quotas(FAST, {}), key=key, patience=0) as gates, pytest.raises(RetryableError, match="does not answer"):
+        gates.of("stocks")
+    with Gates(Quotas(FAST, {}), key=key) as gates, ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(copy_context().run, gates.of, "stocks")
+        gates.stop()
+        with pytest.raises(RunEndingError):
+            opening.result(timeout=30)

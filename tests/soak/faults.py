@@ -172,10 +172,6 @@ def _rules(scene: Scene, rules: Sequence[dict[str, Any]]) -> Iterator[None]:
 # -- the database ------------------------------------------------------------------------------------------------
 
 
-#: What writes bars is done again when its connection breaks in the middle; other transactions end the run.
-_BROKEN_OFF: Final[dict[str, Any]] = {"reasons": frozenset({"pending"}), "stops": True}
-
-
 def backends_killed(chance: random.Random, world: World) -> Fault:
     """Connections to the database are ended by its server at any moment."""
     pauses = [chance.uniform(0.02, 0.6) for _ in range(chance.choice((1, 3, 10)))]
@@ -186,14 +182,14 @@ def backends_killed(chance: random.Random, world: World) -> Fault:
                 return
             _insist(engine, _KILL_ONE)
 
-    return Fault(f"{len(pauses)} backends killed", lambda scene: _on_database(scene, work), **_BROKEN_OFF)
+    return Fault(f"{len(pauses)} backends killed", lambda scene: _on_database(scene, work))
 
 
 def connections_cut(chance: random.Random, world: World) -> Fault:
     """The network to the database breaks all connections at once, now and then."""
     pauses = [(chance.uniform(0.02, 0.8), chance.choice((0.0, 0.0, 0.3))) for _ in range(chance.choice((1, 2, 4)))]
     name = f"database cut off {len(pauses)} times"
-    return Fault(name, lambda scene: _cuts(scene.database, pauses), **_BROKEN_OFF)
+    return Fault(name, lambda scene: _cuts(scene.database, pauses))
 
 
 def commits_unanswered(chance: random.Random, world: World) -> Fault:
@@ -216,7 +212,7 @@ def commits_unanswered(chance: random.Random, world: World) -> Fault:
             yield
         scene.database.lose("")
 
-    return Fault(f"answers to {', '.join(words)} lost", felt, **_BROKEN_OFF)
+    return Fault(f"answers to {', '.join(words)} lost", felt)
 
 
 def rows_locked(chance: random.Random, world: World) -> Fault:
@@ -252,7 +248,9 @@ def read_only(chance: random.Random, world: World) -> Fault:
         for statement in (f'ALTER DATABASE "{name}" RESET default_transaction_read_only', _KILL_ALL):
             _insist(engine, statement)
 
-    return Fault(f"read-only for {lasts:.1f} s", lambda scene: _on_database(scene, work), **_BROKEN_OFF)
+    # A server that has taken nothing yet may be the wrong one: that stops a run.
+    stopped: dict[str, Any] = {"reasons": frozenset({"pending"}), "stops": True}
+    return Fault(f"read-only for {lasts:.1f} s", lambda scene: _on_database(scene, work), **stopped)
 
 
 #: The name of connections that bring trouble, and are spared by others that do.

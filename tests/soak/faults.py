@@ -279,7 +279,7 @@ def postgres_crashed(chance: random.Random, world: World) -> Fault:
         for statement in ("ALTER SYSTEM SET synchronous_commit = off", _RELOAD):
             _insist(engine, statement)
 
-    return Fault(f"PostgreSQL killed {len(pauses)} times", felt, **_BROKEN_OFF)
+    return Fault(f"PostgreSQL killed {len(pauses)} times", felt)
 
 
 _MY_PROCESS: Final = sa.text("SELECT pg_backend_pid()")

@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from closingbell.quota import Quota
 from tasks.limits import limit_name
 from tests.limiter.book import Book
-from tests.limiter.proxy import Proxy
+from tests.proxy import Proxy
 
 
 @pytest.fixture

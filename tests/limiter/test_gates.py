@@ -20,7 +20,7 @@ from closingbell.sources.polygon import PolygonSource
 from infra.market.process import MarketProcess
 from tasks.gates import Gates
 from tasks.limits import limit_name
-from tests.limiter.proxy import Proxy
+from tests.proxy import Proxy
 
 pytestmark = pytest.mark.prefect
 

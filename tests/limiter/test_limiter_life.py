@@ -17,7 +17,7 @@ from closingbell.errors import FatalError, RunEndingError
 from tasks.limiter import PrefectGate
 from tests.limiter.book import Book
 from tests.limiter.callers import kill_a_holder
-from tests.limiter.proxy import Proxy
+from tests.proxy import Proxy
 
 pytestmark = pytest.mark.prefect
 

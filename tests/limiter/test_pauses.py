@@ -19,7 +19,7 @@ from tasks.limits import steady, variable_name
 from tasks.pauses import Pause
 from tests.limiter.book import Book
 from tests.limiter.callers import in_processes
-from tests.limiter.proxy import Proxy
+from tests.proxy import Proxy
 
 Books = Callable[..., Book]
 Eventually = Callable[..., None]

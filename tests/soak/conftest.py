@@ -16,7 +16,7 @@ from closingbell.settings import Settings, load
 from deployments.prefect_server import PrefectServer
 from infra.market.process import MarketProcess
 from tests.databases import copied
-from tests.limiter.proxy import Proxy
+from tests.proxy import Proxy
 from tests.soak.faults import Scene
 from tests.soak.runs import Ask, Runner
 from tests.soak.weeks import CALM, QUOTA, Week

@@ -15,7 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from deployments.prefect_server import PrefectServer
-from tests.limiter.proxy import Proxy
+from tests.proxy import Proxy
 from tests.soak.meanwhile import Meanwhile, meanwhile
 from tests.soak.world import World
 

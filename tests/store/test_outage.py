@@ -102,9 +102,9 @@ def far(wire: Wire) -> Iterator[Store]:
 )
 def test_a_connection_that_breaks_in_a_flush(store: Store, far: Store, wire: Wire, at: bytes, how: str) -> None:
     run_id = start(far)
-    (wire.lose_question if how == "question" else wire.lose_answer)(at)
+    (wire.lose_question if how == "question" else wire.lose)(at)
     result = flush(far, run_id)
-    assert wire.broken.is_set()
+    assert wire.lost.is_set()
     check_once(store, run_id, result)
 
 
@@ -115,9 +115,9 @@ def test_a_commit_whose_answer_is_lost_is_not_done_again(
     first = flush(far, run_id)
     before = query(store, "SELECT xmin::text, ctid::text FROM bar")
     far.writer.mark()  # the server's history is known then, and the next commit is the one meant
-    wire.lose_answer(COMMIT)
+    wire.lose(COMMIT)
     result = flush(far, run_id, "MSFT")
-    assert wire.broken.is_set()
+    assert wire.lost.is_set()
     assert told(caplog, "the commit had been made")
     assert first.inserted == 10
     check_once(store, run_id, result, flushes=2)
@@ -131,7 +131,7 @@ def test_a_commit_that_never_arrived_is_done_again(store: Store, far: Store, wir
     far.writer.mark()  # the server's history is known then, and the next commit is the one meant
     wire.lose_question(COMMIT, orphan=orphan)
     result = flush(far, run_id)
-    assert wire.broken.is_set()
+    assert wire.lost.is_set()
     check_once(store, run_id, result)
     idle = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%' AND datname = current_database()"
     assert query(store, idle) == [(0,)]
@@ -154,7 +154,7 @@ def test_a_commit_on_a_server_that_nobody_can_ask_about_it_is_done_again(
     monkeypatch.setattr("closingbell.store.redo._HISTORY", sa.text(f"SELECT {history}"))
     run_id = start(far)
     far.writer.mark()  # the server's history is known then, and the next commit is the one meant
-    wire.lose_answer(COMMIT)
+    wire.lose(COMMIT)
     result = flush(far, run_id)
     assert (result.inserted, result.stored) == (0, 10), "it was there already"
     assert len(stored(store)) == 10
@@ -168,7 +168,7 @@ def test_taking_out_is_not_done_twice_either(store: Store, far: Store, wire: Wir
         ranged("AAPL", days(0, 9)).verdict.accepted.rows["session"] == days(3, 3)
     )
     far.writer.mark()  # the server's history is known then, and the next commit is the one meant
-    wire.lose_answer(COMMIT)
+    wire.lose(COMMIT)
     gone = far.writer.take_out(run_id, "polygon", "1d", block, ["off_scale"], _now(store))
     assert [(ticker, rule) for ticker, _, rule in gone] == [("AAPL", "off_scale")]
     assert query(store, "SELECT count(*) FROM revision") == [(1,)]
@@ -448,13 +448,13 @@ def test_a_read_is_not_begun_before_the_database_is_there(
 @pytest.mark.parametrize("how", ["question", "answer"])
 def test_a_read_that_is_cut_short_is_done_again(store: Store, far: Store, wire: Wire, how: str) -> None:
     flush(store, start(store))
-    lose = wire.lose_question if how == "question" else wire.lose_answer
+    lose = wire.lose_question if how == "question" else wire.lose
     lose(b"COPY (")
     assert len(far.records.series("polygon", "1d", ["AAPL"], *_span())) == 10
-    assert wire.broken.is_set()
+    assert wire.lost.is_set()
     lose(b"facts_watermark")
     assert far.facts.splits_lost("polygon") == 0
-    assert wire.broken.is_set()
+    assert wire.lost.is_set()
 
 
 def _span() -> tuple[Any, Any]:

@@ -139,9 +139,9 @@ def test_a_commit_whose_answer_is_lost_is_not_done_again(url: sa.URL, store: Sto
     with Wire(url) as wire, closing(open_store(wire.url.render_as_string(hide_password=False))) as far:
         run_id = start(far)
         far.writer.mark()
-        wire.lose_answer(COMMIT)
+        wire.lose(COMMIT)
         assert flush(far, run_id, ranged("AAPL", days(0, 4))).inserted == 5
-        assert wire.broken.is_set()
+        assert wire.lost.is_set()
         row = store.records.run(run_id)
     assert row is not None
     assert row["inserted"] == 5

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of the Prefect server: it can be down, or lose the answer to a request."""
+"""A TCP proxy in front of a server on loopback: it can be down, and break a connection at a given message."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Self
 
 
 class Proxy:
-    """Use it with ``with``. While :attr:`down` is set, connections break; :meth:`lose` loses an answer.
+    """Use it with ``with``.
 
     Args:
-        port: of the server on loopback.
+        port: of the server.
     """
 
     def __init__(self, port: int) -> None:
@@ -23,7 +23,7 @@ class Proxy:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._down = False
-        self._lose = b""
+        self._at, self._how = b"", ""
         self.lost = threading.Event()
 
     def __enter__(self) -> Self:
@@ -49,10 +49,17 @@ class Proxy:
         with self._lock:
             self._down = False
 
-    def lose(self, path: str) -> None:
-        """Pass the next request whose path holds ``path`` on, and break off instead of passing its answer back."""
+    def lose(self, at: str | bytes) -> None:
+        """Break the connection that next sends ``at`` once the server has answered, before the answer is passed on."""
+        self._set(at, "answer")
+
+    def lose_question(self, at: str | bytes, *, orphan: bool = False) -> None:
+        """Break the connection that next sends ``at``, which the server does not get; an orphan's end stays open."""
+        self._set(at, "orphan" if orphan else "question")
+
+    def _set(self, at: str | bytes, how: str) -> None:
         self.lost.clear()
-        self._lose = path.encode()
+        self._at, self._how = at.encode() if isinstance(at, str) else at, how
 
     def _accept(self) -> None:
         while True:
@@ -77,8 +84,12 @@ class Proxy:
     def _pass_on(self, near: socket.socket, far: socket.socket, doomed: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := near.recv(65536):
-                if self._lose and self._lose in data.partition(b"\r\n")[0]:
-                    self._lose = b""
+                if self._at and self._at in data:
+                    how, self._at = self._how, b""
+                    if how != "answer":
+                        self._close(near, *([] if how == "orphan" else [far]))
+                        self.lost.set()
+                        return
                     doomed.set()
                 far.sendall(data)
         self._close(near, far)
@@ -87,8 +98,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := far.recv(65536):
                 if doomed.is_set():
+                    self._close(near, far)
                     self.lost.set()
-                    break
+                    return
                 near.sendall(data)
         self._close(near, far)
 

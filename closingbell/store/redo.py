@@ -31,10 +31,11 @@ _GLANCE: Final = 1.0
 #: How often is looked who holds a lock that a transaction waits for.
 _LOOK: Final = 0.25
 
-#: First in each transaction: how long it waits for a lock (for itself only, so that a pooler cannot hand it on), its
-#: number and its session.
+#: First in each transaction: how long it waits for a lock, and how long its client may be silent before it loses its
+#: own (its machine died; both for itself only, so that a pooler cannot hand it on), its number and its session.
 _BEGIN: Final = sa.text("""
     SELECT set_config('lock_timeout', :lock_timeout, true) AS lock_timeout,
+        set_config('idle_in_transaction_session_timeout', '60s', true) AS silence,
         CAST(pg_current_xact_id() AS text) AS xid, pg_backend_pid() AS pid
 """)
 

@@ -20,6 +20,7 @@ from closingbell.errors import RetryableError, RunEndingError
 from closingbell.outcome import FlushResult
 from closingbell.store import PostgresWriter, Store, open_store
 from closingbell.store.faults import LockedError, transaction
+from closingbell.store.redo import Redo
 from infra import cluster, migrations
 from infra.postgres import EmbeddedPostgres
 
@@ -159,6 +160,15 @@ def test_a_commit_on_a_server_that_nobody_can_ask_about_it_is_done_again(
     assert (result.inserted, result.stored) == (0, 10), "it was there already"
     assert len(stored(store)) == 10
     assert query(store, "SELECT count(*) FROM revision") == [(0,)]
+
+
+def test_a_client_that_falls_silent_keeps_its_locks_for_a_minute_at_most(store: Store) -> None:
+    """Its machine died: the server hears nothing of that."""
+    redo = Redo(store.engine, retries=0, delay=0, lock_timeout=1)
+    show = sa.text("SHOW idle_in_transaction_session_timeout")
+    assert redo(lambda connection: connection.execute(show).scalar_one()) == "1min"
+    with store.engine.connect() as connection:
+        assert connection.execute(show).scalar_one() == "0"
 
 
 def test_taking_out_is_not_done_twice_either(store: Store, far: Store, wire: Wire) -> None:

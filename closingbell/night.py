@@ -118,7 +118,10 @@ def _reaching_back(store: Store, request: Request) -> Request:
     A session is asked for again on a few nights only; where one of them comes to nothing, the next makes up for it.
     """
     count = request.recheck_sessions
-    last = store.records.rechecked(request.source, request.timeframe, request.tickers) if count else None
+    if not count:
+        return request
+    known = set(store.records.tickers(request.source, request.timeframe)) & set(request.tickers)
+    last = store.records.rechecked(request.source, request.timeframe, known)
     if last is None or last >= request.end:
         return request
     sessions = calendar_for(next(iter(by_asset_class(request.tickers)))).sessions(last, request.end)

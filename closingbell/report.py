@@ -37,6 +37,7 @@ class Failure:
         cells: how many cells have no bar because of it: none if it was a recheck of stored bars.
         tickers: whose.
         detail: the whole message.
+        asked: how many cells it was made for; where more than ``cells``, it was the recheck of some.
     """
 
     call: str
@@ -45,6 +46,7 @@ class Failure:
     cells: int
     tickers: tuple[str, ...]
     detail: str
+    asked: int = 0
 
 
 @dataclass(slots=True)
@@ -140,7 +142,7 @@ def build(
         "planned_calls": plan.planned_calls,
         "actual_calls": actual_calls,
         "spared_calls": tally.spared,
-        "unchecked_calls": sum(not failure.cells and failure.call != SPLITS for failure in failed),
+        "unchecked_calls": sum(failure.cells < failure.asked for failure in failed),
         "expected_cells": reconciliation.expected,
         "stored_bars": reconciliation.stored,
         "inserted": tally.inserted,

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from deployments.progress import Watch
 
+#: As a shell says of a command that Ctrl-C ended.
+CANCELLED: Final = 130
+
 #: Seconds that sending the last of a run's log may take.
 _SENDING: Final = 10
 
@@ -265,6 +268,8 @@ def _send_what_waits() -> None:
 
 def exit_code(told: Mapping[str, Any]) -> int:
     """0 when every cell is accounted for and none failed, 2 when the run could not go on, else 1."""
+    if told["state"] == "Cancelled":
+        return CANCELLED
     if "error" in told:
         return CANNOT_RUN
     return OK if told["state"] == "Completed" else CELLS_FAILED

@@ -41,13 +41,15 @@ def put_back(client: SyncPrefectClient, after: timedelta) -> int:
     A worker that dies with a run in its hands leaves it so, and its last words may reach the server after its death.
     A living one makes the process within moments.
     """
+    from prefect.exceptions import ObjectNotFound
     from prefect.states import Scheduled
 
     taken = [run for run in _live(client) if run.state and run.state.is_pending()]
     there, before = processes(), datetime.now(UTC) - after
     lost = [run for run in taken if run.state and run.state.timestamp <= before and gone(run, there)]
     for run in lost:
-        client.set_flow_run_state(run.id, Scheduled(), force=True)
+        with contextlib.suppress(ObjectNotFound):  # somebody deleted it
+            client.set_flow_run_state(run.id, Scheduled(), force=True)
     return len(lost)
 
 
@@ -90,9 +92,13 @@ def gone(run: FlowRun, there: frozenset[str] | None) -> bool:
 
 def _end(client: SyncPrefectClient, run: FlowRun, message: str) -> bool:
     """End a dead run, unless its process did that itself just before it was gone."""
+    from prefect.exceptions import ObjectNotFound
     from prefect.states import Cancelled, Crashed
 
-    state = client.read_flow_run(run.id).state
+    try:
+        state = client.read_flow_run(run.id).state
+    except ObjectNotFound:  # somebody deleted it
+        return False
     if state is None or state.is_final() or state.is_scheduled():
         return False
     end: State[Any] = Cancelled() if state.is_cancelling() else Crashed(message=message)

@@ -120,7 +120,7 @@ def _night(run: Run) -> State[Any]:
             resources.look_around(night)
             tally = steps.gather(retrying(settings).map(batches, work=unmapped(work)), batches, resources)
         except BaseException:
-            leave_untried([batch for batch in batches if not batch.begun], work, resources)
+            leave_untried([batch for batch in batches if batch.todo or batch.under_way], work, resources)
             raise
         tally.add(splits)
         tally.add(sweep_up(work, night.plan.calls, resources))

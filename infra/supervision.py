@@ -94,7 +94,10 @@ class Supervisor:
 
     def _repeat(self, action: Callable[[], None], seconds: float) -> None:
         while not self._over.wait(seconds):
-            action()
+            try:
+                action()
+            except Exception as bug:  # noqa: BLE001  (the next time may do better)
+                self._say(f"what is done each {seconds:.0f} s failed: {bug!r}")
 
     def _keep(self, part: Part) -> None:
         try:

@@ -33,6 +33,7 @@ from closingbell.plan import Call, MarketDay
 from closingbell.report import Failure, Tally
 from closingbell.settings import Settings
 from closingbell.store.claims import Claim
+from closingbell.store.faults import AwayError, LockedError, RaceError
 from tasks.resources import Resources, current
 
 P = ParamSpec("P")
@@ -42,8 +43,12 @@ C = TypeVar("C")
 #: After so many failures in a row, over all batches, each of them tries but one more call before it waits.
 DEAD_LINE: Final = 25
 
-#: Seconds until a batch looks again whether another run is done with its cells.
+#: Seconds until a batch looks again whether another run is done with its cells; they double, up to the longest.
 LOOK_AGAIN: Final = 0.5
+LONGEST_LOOK: Final = 10.0
+
+#: So many of its calls it looks at each time.
+GLANCES: Final = 4
 
 #: Seconds that a retry waits at most.
 LONGEST_DELAY: Final = 60.0
@@ -62,6 +67,7 @@ class Batch(Generic[C]):
         under_way: the call that is claimed and not committed yet.
         answer: what came of it, kept until it is committed: no call is made twice because the database was away.
         begun: whether a thread has taken it up.
+        look_again: seconds to its next look, while other runs have its cells in flight.
     """
 
     def __init__(self, number: int, of: int, calls: Sequence[C]) -> None:
@@ -72,6 +78,7 @@ class Batch(Generic[C]):
         self.under_way: Claim | None = None
         self.answer: tuple[Outcome, ClosingbellError | None] | None = None
         self.begun = False
+        self.look_again = LOOK_AGAIN
 
     def __str__(self) -> str:
         return self.name
@@ -187,7 +194,7 @@ def ingest_batch(batch: Batch[Call], work: Work) -> Tally:
             if error is None:
                 continue
             batch.tally.failures.append(
-                Failure(str(call), error.what, outcome.reason, holes, outcome.tickers, str(error))
+                Failure(str(call), error.what, outcome.reason, holes, outcome.tickers, str(error), len(call.cells))
             )
             logger.warning("%s: %s", call, error)
             if may_pass(error):
@@ -196,6 +203,9 @@ def ingest_batch(batch: Batch[Call], work: Work) -> Tally:
         resources.stop(error)
         leave_untried([batch], work, resources)
         raise
+    except (AwayError, LockedError) as error:
+        resources.abandon(error)  # it was waited for as long as the settings say: nobody waits once more
+        raise RunEndingError("the run has to stop", value=error.what) from None
     if batch.failed:
         raise BatchFailedError(batch.tally)
     return batch.tally
@@ -211,7 +221,7 @@ def may_pass(error: object) -> bool:
 def is_unreached(error: object) -> bool:
     """Whether nobody answered at all."""
     unanswered = isinstance(error, RetryableError) and error.status is None
-    return unanswered and not isinstance(error, MalformedResponseError)
+    return unanswered and not isinstance(error, MalformedResponseError | AwayError | LockedError | RaceError)
 
 
 def retries(settings: Settings) -> dict[str, Any]:
@@ -228,7 +238,7 @@ def retrying(settings: Settings) -> Task[..., Any]:
 def _next(batch: Batch[Call], work: Work, resources: Resources) -> Claim | None:
     """Claim the next call that no other run has in flight; None if there is none just now."""
     writer = resources.store.writer
-    for _ in range(len(batch.todo)):
+    for _ in range(min(len(batch.todo), GLANCES)):
         call = batch.todo.pop(0)
         try:
             claim = writer.claim(work.run_id, work.source, work.timeframe, call, work.mark)
@@ -237,13 +247,16 @@ def _next(batch: Batch[Call], work: Work, resources: Resources) -> Claim | None:
             raise
         if claim.busy:
             batch.todo.append(call)
-        elif claim.call is None:
-            batch.tally.spared += 1
-        else:
+            continue
+        batch.look_again, spared = LOOK_AGAIN, claim.call is None
+        if not spared:
             return claim
-    if batch.todo:
-        get_run_logger().info("batch %s waits: another run is fetching %s", batch, batch.todo[0])
-        resources.wait(LOOK_AGAIN)
+        batch.tally.spared += 1
+    if batch.todo and claim.busy:
+        if batch.look_again == LOOK_AGAIN:
+            get_run_logger().info("batch %s waits: another run is fetching %s", batch, call)
+        resources.wait(batch.look_again)
+        batch.look_again = min(2 * batch.look_again, LONGEST_LOOK)
     return None
 
 
@@ -263,7 +276,7 @@ def _fetch(
             call, bars, rows, context.around(call, bars), context.splits_of(call), context.twin(call, bars)
         )
         tally.spend("checks", time.perf_counter() - begun)
-    except (ConfigurationError, FatalError, RunEndingError):
+    except (ConfigurationError, FatalError, RunEndingError, AwayError, LockedError, RaceError):
         raise
     except ClosingbellError as error:
         if resources.unreached and is_unreached(error):
@@ -326,3 +339,6 @@ def leave_untried(batches: Sequence[Batch[Call]], work: Work, resources: Resourc
         resources.store.writer.flush(work.run_id, work.source, work.timeframe, outcomes, made, work.now, claims)
     except ClosingbellError as error:
         get_run_logger().error("calls that were not tried are not noted: %s", error)
+        return
+    for batch in batches:
+        batch.todo, batch.under_way, batch.answer = [], None, None

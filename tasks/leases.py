@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 from uuid import UUID, uuid4
+
+_LEASE: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class LeaseBook:
@@ -53,13 +56,13 @@ class LeaseBook:
             if path == self._path:
                 continue
             try:
-                with path.open() as book:
+                with path.open(errors="replace") as book:
                     fcntl.flock(book, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     # Whoever locks a book that another has read and removed meanwhile finds it gone from the folder.
                     if path.exists() and os.fstat(book.fileno()).st_ino == path.stat().st_ino:
                         found += _open_leases(book)
                         path.unlink()
-            except (BlockingIOError, FileNotFoundError):
+            except OSError:  # its holder lives, it is gone, or it is another user's
                 continue
         return found
 
@@ -73,4 +76,4 @@ def _open_leases(book: IO[str]) -> list[UUID]:
             open_[text] = None
         elif sign == "-":
             open_.pop(text, None)
-    return [UUID(text) for text in open_ if len(text) == 36]
+    return [UUID(text) for text in open_ if _LEASE.fullmatch(text)]

@@ -387,7 +387,7 @@ class PrefectGate:
             self._away_since = now
             log.warning("the Prefect server does not answer (%s); calls wait for it", error)
         if now - self._away_since > _PATIENCE:
-            raise RetryableError(
+            raise FatalError(
                 "the Prefect server does not answer",
                 value=f"for {_PATIENCE:.0f} s",
                 fix="Start it; the next run goes on where this one stopped.",

@@ -116,6 +116,10 @@ def give_up(told: dict[str, Any], resources: Resources | None) -> State[Any]:
     """The end of a run that had to stop: its report says what there is, and goes wherever it still can."""
     logger = get_run_logger()
     try:
+        row = resources.store.records.progress(UUID(told["run_id"])) if resources else None
+        if row and row["state"] != "Running":
+            logger.error("the run had ended %s, and stays so: %s", row["state"], told["error"])
+            return Failed(message=told["error"])
         if resources:
             _say_what_there_is(told, resources)
             resources.store.records.end_run(UUID(told["run_id"]), told["state"], told)

@@ -90,6 +90,8 @@ def open_store(
         pool_size=connections,
         max_overflow=2,
         pool_pre_ping=True,
+        # Whatever the role's default: who has waited for a lock has to see what it guarded.
+        isolation_level="READ COMMITTED",
         hide_parameters=True,
         connect_args={"connect_timeout": 10, "application_name": "closingbell", **_KEEPALIVE, **tls},
         execution_options=Patience(patience, stopped).option(),

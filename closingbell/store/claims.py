@@ -26,8 +26,9 @@ _NO_ANSWER: Final = ("failed", "pending")
 #: No call is on its way for longer, whatever it waits for: a claim older than this is that of a process that hangs.
 LONGEST: Final = timedelta(hours=1)
 
-#: What is visible to whoever asks now: an answer written by a transaction that is not, came later.
-MARK: Final = sa.text("SELECT CAST(pg_current_snapshot() AS text)")
+#: What is visible to whoever asks now, and when: an answer written by a transaction that is not, came later. The
+#: instant keeps out the transactions of another cluster, from which the database was moved here.
+MARK: Final = sa.text("SELECT CAST(pg_current_snapshot() AS text) || '@' || CAST(now() AS text)")
 
 # One taker at a time, for as long as it takes to look and to write one row. A claim need not outlive the server, so
 # that nobody waits for the disk.
@@ -41,7 +42,8 @@ _OTHERS: Final = sa.text("""
     WHERE source = :source AND timeframe = :timeframe AND run_id <> :run_id
       AND last_session >= :first AND first_session <= :last AND tickers && CAST(:tickers AS varchar[])
       AND (done_at IS NULL AND claimed_at > now() - :longest
-           OR NOT pg_visible_in_snapshot(CAST(CAST(done_in AS text) AS xid8), CAST(:mark AS pg_snapshot)))
+           OR done_at > CAST(:since AS timestamptz) - :longest
+              AND NOT pg_visible_in_snapshot(CAST(CAST(done_in AS text) AS xid8), CAST(:mark AS pg_snapshot)))
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))
 
 _DONE: Final = sa.text("""
@@ -54,7 +56,7 @@ _FORGET: Final = sa.text("DELETE FROM claim WHERE claim_id = ANY(:claims)")
 _DROP_DEAD: Final = sa.delete(claim).where(claim.c.run_id == sa.bindparam("dead"), claim.c.done_at.is_(None))
 
 #: No run was planned so long ago that it still wants to know what others fetched since.
-DROP_OLD: Final = sa.text("DELETE FROM claim WHERE done_at < now() - interval '7 days'")
+DROP_OLD: Final = sa.text("DELETE FROM claim WHERE COALESCE(done_at, claimed_at) < now() - interval '7 days'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,9 @@ def take(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, c
     first, last = _span(call)
     key = {"source": source, "timeframe": timeframe}
     connection.execute(_ALONE, key)
-    values = {**key, "run_id": run_id, "first": first, "last": last, "tickers": list(tickers(call)), "mark": mark}
-    values["longest"] = LONGEST
+    values = {**key, "run_id": run_id, "first": first, "last": last, "tickers": list(tickers(call))}
+    snapshot, _, since = mark.partition("@")
+    values |= {"mark": snapshot, "since": since, "longest": LONGEST}
     others = connection.execute(_OTHERS, values).all()
     if _in_flight(connection, {other.run_id for other in others if not other.done}):
         return Claim(call, busy=True)

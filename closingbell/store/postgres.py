@@ -97,9 +97,9 @@ class PostgresWriter:
             parts: Sequence[Outcome], calls: int = 0, claims: Sequence[int] = (), keep: bool = True
         ) -> FlushResult:
             def work(connection: sa.Connection) -> FlushResult:
-                result = self._flush(connection, run_id, source, timeframe, parts, calls, when)
                 if claims:
                     close(connection, outcomes, claims)
+                result = self._flush(connection, run_id, source, timeframe, parts, calls, when)
                 if not keep:
                     undo(connection)
                 return result

@@ -129,6 +129,7 @@ class Records:
                 run.c.timeframe == timeframe,
                 run.c.state.in_(("Completed", "PartiallyCompleted")),
                 run.c.planned_calls > 0,
+                run.c.asked["recheck_sessions"].as_integer() > 0,
                 sa.func.coalesce(missed, 0) == 0,
             )
             .order_by(run.c.started_at.desc())
@@ -137,7 +138,7 @@ class Records:
         names = set(tickers)
         with transaction(self._engine) as connection:
             for asked in connection.execute(query).scalars():
-                if asked.get("recheck_sessions") and names <= set(asked["tickers"]):
+                if names <= set(asked["tickers"]):
                     return date.fromisoformat(asked["end"])
         return None
 

@@ -325,9 +325,9 @@ HOLD: Final = sa.text(f"""
     SELECT pg_advisory_xact_lock({_LOCK}) FROM (SELECT CAST(:run_id AS uuid) AS run_id) AS this
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))  # noqa: S608  (fixed text, no value in it)
 
-#: The transaction that holds it is idle on purpose. A machine that dies without a word is found out in a minute.
+#: The transaction that holds it is idle from beat to beat. A machine that dies without a word is found out in a minute.
 KEEP_IDLE: Final = sa.text("""
-    SELECT set_config('idle_in_transaction_session_timeout', '0', true),
+    SELECT set_config('idle_in_transaction_session_timeout', '60s', true),
         set_config('tcp_keepalives_idle', '20', true), set_config('tcp_keepalives_interval', '10', true),
         set_config('tcp_keepalives_count', '3', true)
 """)

@@ -94,7 +94,7 @@ def open_store(
         isolation_level="READ COMMITTED",
         hide_parameters=True,
         connect_args={"connect_timeout": 10, "application_name": "closingbell", **_KEEPALIVE, **tls},
-        execution_options=Patience(patience, stopped).option(),
+        execution_options=Patience(patience, stopped, lock_timeout).option(),
     )
     writer = PostgresWriter(engine, retries=retries, lock_timeout=lock_timeout)
     return Store(engine, writer, Records(engine), Facts(engine))

@@ -159,6 +159,10 @@ _WORDS: Final = (
 _MESSAGE_LENGTH: Final = 500
 
 
+#: For one transaction only, so that a pooler cannot hand it on.
+_LOCK_TIMEOUT: Final = sa.text("SELECT set_config('lock_timeout', :lock_timeout, true)")
+
+
 @contextmanager
 def transaction(engine: sa.Engine, *, snapshot: bool = False, wait: Wait | None = None) -> Iterator[sa.Connection]:
     """A connection in a transaction, committed at the end; its errors are the project's own.
@@ -168,7 +172,7 @@ def transaction(engine: sa.Engine, *, snapshot: bool = False, wait: Wait | None 
     Args:
         engine: the database's.
         snapshot: only read, and all of it as of one moment, whatever other transactions commit meanwhile.
-        wait: the wait that this one is a part of; None: one of its own.
+        wait: the wait that this one is a part of, which sees to locks itself; None: one of its own.
 
     Raises:
         ConfigurationError: the database refuses for a reason that a person has to mend.
@@ -182,6 +186,8 @@ def transaction(engine: sa.Engine, *, snapshot: bool = False, wait: Wait | None 
             if snapshot:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with connection.begin():
+                if wait is None and (seconds := patience_of(engine).lock_timeout):
+                    connection.execute(_LOCK_TIMEOUT, {"lock_timeout": f"{seconds * 1000:.0f}"})
                 yield connection
     except (sa.exc.SQLAlchemyError, psycopg2.Error) as error:
         failure = explain(error, engine.url)

@@ -34,6 +34,7 @@ class Patience:
 
     Attributes:
         seconds: how long it may be away, or refuse for a reason that passes, before the caller hears of it.
+        lock_timeout: seconds that a transaction waits for a lock before it is rolled back; 0: for as long as it takes.
         stopped: says that the run is being stopped: a wait then ends at once. May be called often, from any thread.
         met: whether the database has answered before.
         written: whether a transaction that wrote has been committed before.
@@ -41,6 +42,7 @@ class Patience:
 
     seconds: float = 0.0
     stopped: Callable[[], bool] | None = None
+    lock_timeout: float = 0.0
     met: bool = False
     written: bool = False
 

@@ -229,7 +229,7 @@ def again(engine: sa.Engine, work: Callable[[], T], retries: int = 3) -> T:
     for lost in itertools.count():
         try:
             return work()
-        except AwayError as error:
+        except (AwayError, LockedError) as error:
             failure: ClosingbellError = error
         except RaceError as error:
             if lost >= retries:

@@ -171,6 +171,14 @@ def test_a_client_that_falls_silent_keeps_its_locks_for_a_minute_at_most(store: 
         assert connection.execute(show).scalar_one() == "0"
 
 
+def test_a_read_waits_for_a_strangers_lock_no_longer_than_is_set(store: Store, database_url: str) -> None:
+    impatient = open_store(database_url, patience=0.2, lock_timeout=0.1)
+    with closing(impatient), store.engine.begin() as stranger:
+        stranger.exec_driver_sql("LOCK TABLE run")
+        with pytest.raises(LockedError):
+            impatient.records.runs()
+
+
 def test_taking_out_is_not_done_twice_either(store: Store, far: Store, wire: Wire) -> None:
     run_id = start(far)
     flush(far, run_id)

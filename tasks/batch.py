@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
@@ -176,7 +177,7 @@ def ingest_batch(batch: Batch[Call], work: Work) -> Tally:
         raise RunEndingError("the run has to stop", value=resources.stopped.what)  # the run itself notes its calls
     batch.take_up()
     tried = False
-    try:
+    with stopping(resources):
         while batch.todo or batch.under_way:
             if resources.stopped:
                 raise RunEndingError("the run has to stop", value=resources.stopped.what)
@@ -199,13 +200,6 @@ def ingest_batch(batch: Batch[Call], work: Work) -> Tally:
             logger.warning("%s: %s", call, error)
             if may_pass(error):
                 batch.failed.append(call)
-    except (ConfigurationError, FatalError, RunEndingError) as error:
-        resources.stop(error)
-        leave_untried([batch], work, resources)
-        raise
-    except (AwayError, LockedError) as error:
-        resources.abandon(error)  # it was waited for as long as the settings say: nobody waits once more
-        raise RunEndingError("the run has to stop", value=error.what) from None
     if batch.failed:
         raise BatchFailedError(batch.tally)
     return batch.tally
@@ -222,6 +216,30 @@ def is_unreached(error: object) -> bool:
     """Whether nobody answered at all."""
     unanswered = isinstance(error, RetryableError) and error.status is None
     return unanswered and not isinstance(error, MalformedResponseError | AwayError | LockedError | RaceError)
+
+
+def end_if_unreached(error: ClosingbellError, resources: Resources) -> None:
+    """Stop the run when the vendor, which was not reached before, is not reached at this call either.
+
+    Raises:
+        RunEndingError: so it is.
+    """
+    if resources.unreached and is_unreached(error):
+        resources.stop(error)
+        raise RunEndingError("the vendor cannot be reached", value=error.what) from None
+
+
+@contextmanager
+def stopping(resources: Resources) -> Iterator[None]:
+    """Let what no other call would escape stop the whole run, which then notes what was not tried."""
+    try:
+        yield
+    except (ConfigurationError, FatalError, RunEndingError) as error:
+        resources.stop(error)
+        raise
+    except (AwayError, LockedError) as error:
+        resources.abandon(error)  # it was waited for as long as the settings say: nobody waits once more
+        raise RunEndingError("the run has to stop", value=error.what) from None
 
 
 def retries(settings: Settings) -> dict[str, Any]:
@@ -248,8 +266,8 @@ def _next(batch: Batch[Call], work: Work, resources: Resources) -> Claim | None:
         if claim.busy:
             batch.todo.append(call)
             continue
-        batch.look_again, spared = LOOK_AGAIN, claim.call is None
-        if not spared:
+        batch.look_again = LOOK_AGAIN
+        if claim.call is not None:
             return claim
         batch.tally.spared += 1
     if batch.todo and claim.busy:
@@ -279,9 +297,7 @@ def _fetch(
     except (ConfigurationError, FatalError, RunEndingError, AwayError, LockedError, RaceError):
         raise
     except ClosingbellError as error:
-        if resources.unreached and is_unreached(error):
-            resources.stop(error)
-            raise RunEndingError("the vendor cannot be reached", value=error.what) from None
+        end_if_unreached(error, resources)
         resources.note_answer(usable=not isinstance(error, RetryableError))
         return judge.failed(call, error), error
     except Exception as bug:  # noqa: BLE001  (one call's bug must not cost the others their bars)

@@ -16,7 +16,19 @@ from closingbell.identity import NEAR, Tenure
 from closingbell.looks import Look
 from closingbell.report import Failure, Tally
 from closingbell.rollup import differences, roll_up
-from tasks.batch import Batch, BatchFailedError, Work, batched, is_unreached, may_pass, retries, told, worth_retrying
+from closingbell.store.faults import AwayError, LockedError
+from tasks.batch import (
+    Batch,
+    BatchFailedError,
+    Work,
+    batched,
+    end_if_unreached,
+    may_pass,
+    retries,
+    stopping,
+    told,
+    worth_retrying,
+)
 from tasks.night import gather
 from tasks.resources import Resources, current
 
@@ -34,7 +46,7 @@ def look_up(batch: Batch[Look], work: Work) -> Tally:
     """
     resources = current()
     batch.take_up()
-    try:
+    with stopping(resources):
         while batch.todo:
             if resources.stopped:
                 raise RunEndingError("the run has to stop", value=resources.stopped.what)
@@ -42,21 +54,16 @@ def look_up(batch: Batch[Look], work: Work) -> Tally:
             try:
                 _store(look, work, resources, batch.tally)
                 resources.note_answer(usable=True)
-            except (ConfigurationError, FatalError, RunEndingError):
+            except (ConfigurationError, FatalError, RunEndingError, AwayError, LockedError):
                 raise
             except ClosingbellError as error:
-                if resources.unreached and is_unreached(error):
-                    resources.stop(error)
-                    raise RunEndingError("the vendor cannot be reached", value=error.what) from None
+                end_if_unreached(error, resources)
                 get_run_logger().warning("%s: %s", look, error)
                 whose = (look.ticker,) if look.ticker else ()
                 batch.tally.failures.append(
                     Failure(str(look), error.what, error.reason or "failed", 0, whose, str(error))
                 )
                 batch.failed += [look] if may_pass(error) else []
-    except (ConfigurationError, FatalError, RunEndingError) as error:
-        resources.stop(error)
-        raise
     if batch.failed:
         raise BatchFailedError(batch.tally)
     return batch.tally

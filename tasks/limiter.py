@@ -140,7 +140,7 @@ class PrefectGate:
 
         Raises:
             ConfigurationError: the limit is gone or inactive.
-            RetryableError: the Prefect server has been away for too long.
+            FatalError: the Prefect server has been away for too long.
             RunEndingError: the gate is closed, or the run is stopped.
         """
         lease = self._take()

@@ -166,9 +166,9 @@ def build(
     }
 
 
-def final_state(failed: list[Failure], tally: Tally, reconciliation: Reconciliation) -> str:
+def final_state(failed: list[Failure], tally: Tally, reconciliation: Reconciliation | None = None) -> str:
     """``Completed``; ``PartiallyCompleted``: some calls failed; ``Failed``: all for bars, or cells are unexplained."""
-    if not reconciliation.balanced:
+    if reconciliation is not None and not reconciliation.balanced:
         return "Failed"
     if not failed:
         return "Completed"
@@ -210,11 +210,9 @@ def looked(
 ) -> dict[str, Any]:
     """The report of a run that looked up facts and stored no bar."""
     failed = tally.failures
-    some = tally.calls_done > sum(f.call != SPLITS for f in failed)
-    state = "Completed" if not failed else "PartiallyCompleted" if some else "Failed"
     return {
         **_blank(run_id, flow, request),
-        "state": state,
+        "state": final_state(failed, tally),
         "plan": dict(plan),
         "planned_calls": plan["planned_calls"],
         "actual_calls": actual_calls,

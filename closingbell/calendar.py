@@ -147,10 +147,9 @@ class Calendar:
         utc = np.asarray(instants, "M8[us]")
         if self.asset_class != "stocks":
             return utc.astype("M8[D]")
-        # New York's offset from UTC only ever changes on the hour, and a page of bars spans few distinct hours.
-        hours, position = np.unique(utc.astype("M8[h]"), return_inverse=True)
-        offsets = np.array([_new_york_offset(hour) for hour in hours.tolist()], "m8[us]")
-        return np.asarray((utc + offsets[position].reshape(utc.shape)).astype("M8[D]"))
+        changes, offsets = _new_york()
+        position = np.searchsorted(changes, utc, side="right") - 1
+        return np.asarray((utc + offsets[position.clip(min=0)]).astype("M8[D]"))
 
     def last_closed(self, now: datetime) -> date:
         """The last session whose close is at or before ``now``."""
@@ -255,8 +254,29 @@ def _day(day: np.datetime64) -> date:
     return converted
 
 
-def _new_york_offset(hour: datetime | None) -> timedelta | None:
-    return None if hour is None else hour.replace(tzinfo=UTC).astimezone(NEW_YORK).utcoffset()
+@cache
+def _new_york() -> tuple[Instants, NDArray[np.timedelta64]]:
+    """From which instants on (UTC, ascending) New York has which offset; before the first one it has the first."""
+    step, hour = timedelta(weeks=4), timedelta(hours=1)
+    begin, last = datetime(1970, 1, 1, tzinfo=UTC), datetime(2287, 1, 1, tzinfo=UTC)  # all that the vendor can stamp
+    found = [(begin, _offset(begin))]
+    while begin < last:
+        # It changes on the hour, and never twice within a step.
+        low, high = begin, begin + step
+        if _offset(low) != _offset(high):
+            while high - low > hour:
+                middle = low + (high - low) // hour // 2 * hour
+                low, high = (middle, high) if _offset(middle) == _offset(low) else (low, middle)
+            found.append((high, _offset(high)))
+        begin += step
+    instants = np.array([instant.replace(tzinfo=None) for instant, _ in found], "M8[us]")
+    return instants, np.array([offset for _, offset in found], "m8[us]")
+
+
+def _offset(instant: datetime) -> timedelta:
+    offset = instant.astimezone(NEW_YORK).utcoffset()
+    assert offset is not None  # noqa: S101 - a zone has one
+    return offset
 
 
 def _no_calendar(what: str, ticker: str) -> ConfigurationError:

@@ -172,7 +172,7 @@ def _from_entry_point(name: str) -> Any:
         return entry.load()
     raise ConfigurationError(
         "DATABASE_URL is not set, and no embedded database is installed",
-        fix="Set it to postgresql://user:password@host/database.",
+        fix="Set it to postgresql://user:password@host/database or oracle://user:password@host/service.",
     )
 
 

@@ -114,7 +114,7 @@ class FlushResult:
         stored: bars accepted, changed or not.
         quarantined: bars kept apart.
         gaps: gap rows written or changed.
-        holes: cells without a bar, of calls that failed or were not made.
+        holes: of each call that failed or was not made, in words: how many of its cells have no bar.
         absent: cells whose stored bar was not in the answer; it stands.
         refused: tickers whose answer the database does not take, and what it says. Their cells are gaps now or, where
             it takes not even these, not accounted for.
@@ -126,15 +126,17 @@ class FlushResult:
     stored: int = 0
     quarantined: int = 0
     gaps: int = 0
-    holes: int = 0
+    holes: dict[str, int] = field(default_factory=dict)
     absent: list[tuple[str, date]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, other: FlushResult) -> None:
         """Take in what another transaction of the same flush changed."""
-        for name in ("inserted", "rewritten", "stored", "quarantined", "gaps", "holes"):
+        for name in ("inserted", "rewritten", "stored", "quarantined", "gaps"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        for call, count in other.holes.items():
+            self.holes[call] = self.holes.get(call, 0) + count
         self.absent += other.absent
         self.refused |= other.refused
         for rule, named in other.examples.items():
@@ -211,9 +213,10 @@ class Judge:
         return Outcome(call, nothing, tickers(call), asked_sessions(call), "pending")
 
     def _answers_for(self, call: Call) -> Days:
-        asked = asked_sessions(call)
-        inside = (self.calendar_sessions >= asked[0]) & (self.calendar_sessions <= asked[-1])
-        return np.asarray(self.calendar_sessions[inside])
+        first, last = (call.session,) * 2 if isinstance(call, MarketDay) else (call.sessions[0], call.sessions[-1])
+        low = np.searchsorted(self.calendar_sessions, np.datetime64(first, "D"), side="left")
+        high = np.searchsorted(self.calendar_sessions, np.datetime64(last, "D"), side="right")
+        return np.asarray(self.calendar_sessions[low:high])
 
 
 def _of(bars: Bars, tickers: Collection[str]) -> NDArray[np.bool_]:

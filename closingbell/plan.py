@@ -31,7 +31,7 @@ from closingbell.quota import Rates
 T = TypeVar("T")
 
 #: Rows a second from the socket into the database: about half of what decoding and checking alone reach on two
-#: cores (python -m benchmarks.decode).
+#: cores (python -m benchmarks decode).
 ROWS_PER_SECOND: Final = 250_000.0
 
 #: Rows on one market day of the US stock market, as the vendor serves it.
@@ -65,6 +65,11 @@ class TickerRange:
         """Every (ticker, session) this call accounts for."""
         return [(self.ticker, session) for session in self.sessions]
 
+    @property
+    def count(self) -> int:
+        """How many those are."""
+        return len(self.sessions)
+
     def __str__(self) -> str:
         return f"range {self.ticker} {self.sessions[0]}..{self.sessions[-1]}"
 
@@ -83,6 +88,11 @@ class MarketDay:
     def cells(self) -> list[tuple[str, date]]:
         """Every (ticker, session) this call accounts for."""
         return [(ticker, self.session) for ticker in self.tickers]
+
+    @property
+    def count(self) -> int:
+        """How many those are."""
+        return len(self.tickers)
 
     def __str__(self) -> str:
         return f"market day {self.session}"
@@ -193,6 +203,7 @@ def cheapest(
         by_range, by_day = _cover(mask & ~forced[:, None], pages, rows, cost, cost.market_day_rows)
         by_range |= forced
     calls: list[Call] = []
+    spans: dict[bytes, tuple[date, ...]] = {}
     for j in np.nonzero(by_day)[0]:
         wanted = tickers[mask[:, j] & ~by_range]
         session = cells.sessions[days[j]].item()
@@ -200,8 +211,10 @@ def cheapest(
             MarketDay(session, tuple(cells.tickers[i] for i in wanted), asset_class, 1, cost.market_day_rows or 0)
         )
     for i in np.nonzero(by_range)[0]:
-        sessions = tuple(cells.sessions[days[mask[i]]].tolist())
-        calls.append(TickerRange(cells.tickers[tickers[i]], sessions, int(pages[i]), int(rows[i])))
+        asked = mask[i].tobytes()
+        if asked not in spans:  # most ranges ask for the same sessions: each has the same tuple, not dates of its own
+            spans[asked] = tuple(cells.sessions[days[mask[i]]].tolist())
+        calls.append(TickerRange(cells.tickers[tickers[i]], spans[asked], int(pages[i]), int(rows[i])))
     seconds = sum(cost.of(call.pages, call.rows) for call in calls)
     return Plan(tuple(calls), int(np.count_nonzero(mask)), seconds)
 

@@ -33,7 +33,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
     database_url: SecretStr | None = Field(
-        None, description="SQLAlchemy URL of the database that holds the bars; unset: an embedded PostgreSQL."
+        None,
+        description="SQLAlchemy URL of the PostgreSQL or Oracle that holds the bars; unset: an embedded PostgreSQL.",
     )
     database_patience: float = Field(
         300.0,

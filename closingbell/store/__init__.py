@@ -5,19 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
 from closingbell.errors import ConfigurationError
 from closingbell.store.audit import Reconciliation
 from closingbell.store.facts import Facts
+from closingbell.store.faults import unreadable
 from closingbell.store.patience import Patience
-from closingbell.store.postgres import PostgresWriter
 from closingbell.store.records import Records
-from closingbell.store.tls import tls_of
+from closingbell.store.writer import Writer
 
-__all__ = ["Facts", "PostgresWriter", "Reconciliation", "Records", "Store", "open_store"]
+if TYPE_CHECKING:
+    from closingbell.store.database import Database
+
+__all__ = ["Facts", "Reconciliation", "Records", "Store", "Writer", "open_store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Store:
     """
 
     engine: sa.Engine
-    writer: PostgresWriter
+    writer: Writer
     records: Records
     facts: Facts
 
@@ -41,13 +45,8 @@ class Store:
         self.engine.dispose()
 
 
-#: A network that falls silent in the middle of a statement is noticed in a minute, not in hours.
-_KEEPALIVE: Final = {
-    "keepalives_idle": 20,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,
-}
+#: The kinds of database, by SQLAlchemy's name; each brings its driver, which only those load who use it.
+_KINDS: Final = {"postgresql": "closingbell.store.postgres:Postgres", "oracle": "closingbell.store.oracle:Oracle"}
 
 
 def open_store(
@@ -62,7 +61,7 @@ def open_store(
     """Open a database; connects only when first used, and to another machine over TLS (:mod:`closingbell.store.tls`).
 
     Args:
-        url: an SQLAlchemy URL; ``postgres://`` and ``postgresql://`` mean psycopg2.
+        url: an SQLAlchemy URL; ``postgres://`` is PostgreSQL too.
         connections: how many threads may write at once.
         retries: how often a transaction that writes bars is done again when it loses a race against another.
         patience: seconds to wait for a database that is away, locked, or failing over; 0: an error at once.
@@ -74,38 +73,19 @@ def open_store(
     """
     parsed = _parsed(url)
     if parsed is None:
-        raise _unreadable()
-    if parsed.get_backend_name() != "postgresql":
+        raise unreadable()
+    kind = _KINDS.get(parsed.get_backend_name())
+    if kind is None:
         raise ConfigurationError(
             "this database is not supported",
             value=parsed.drivername,
-            fix="Set DATABASE_URL to a PostgreSQL 15 or newer.",
+            fix="Set DATABASE_URL to a PostgreSQL 15 or newer, or an Oracle 19c or newer.",
         )
-    parsed = parsed.set(drivername="postgresql+psycopg2")
-    tls = tls_of(parsed)
-    if tls is None:
-        raise _unreadable()
-    engine = sa.create_engine(
-        parsed,
-        pool_size=connections,
-        max_overflow=2,
-        pool_pre_ping=True,
-        # Whatever the role's default: who has waited for a lock has to see what it guarded.
-        isolation_level="READ COMMITTED",
-        hide_parameters=True,
-        connect_args={"connect_timeout": 10, "application_name": "closingbell", **_KEEPALIVE, **tls},
-        execution_options=Patience(patience, stopped, lock_timeout).option(),
-    )
-    writer = PostgresWriter(engine, retries=retries, lock_timeout=lock_timeout)
+    database: Database = resolve_name(kind)()
+    engine = database.engine(parsed, connections)
+    engine = engine.execution_options(**Patience(patience, stopped, lock_timeout).option(), **database.option())
+    writer = Writer(engine, retries=retries, lock_timeout=lock_timeout)
     return Store(engine, writer, Records(engine), Facts(engine))
-
-
-def _unreadable() -> ConfigurationError:
-    return ConfigurationError(
-        "DATABASE_URL is not a database URL",
-        value="(not shown)",
-        fix="Write it as postgresql://user:password@host:5432/database, special characters percent-encoded.",
-    )
 
 
 def _parsed(url: str) -> sa.URL | None:

@@ -8,19 +8,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
-from uuid import UUID
+from typing import Any, Final
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from closingbell.calendar import asset_class, by_asset_class, calendar_for
+from closingbell.calendar import by_asset_class, calendar_for
 from closingbell.cells import Cells, Ledger, Watermark, accounted, mask_of
 from closingbell.healing import Cell, Damage
-from closingbell.store import statements as sql
-from closingbell.store.reading import instants
-from closingbell.store.schema import bar, gap, quarantine, watermark
+from closingbell.store.columns import around
+from closingbell.store.database import Values, database_of
+from closingbell.store.marks import has_bar
+from closingbell.store.schema import bar, gap
+
+#: Days from a session within which its bars open: the key of ``bar`` has ``ts`` and no session.
+_NEAR: Final[sa.ColumnElement[Any]] = sa.literal_column("7")
+
+_ONE, _NONE = (sa.literal_column(digit, sa.Integer) for digit in "10")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,89 +115,6 @@ def inside(marks: Mapping[str, Watermark]) -> list[Cells]:
     return grids
 
 
-def orphans(
-    connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str] | None = None
-) -> dict[str, Watermark]:
-    """Tickers that lost their watermark, of these or of all, and what it spanned.
-
-    They have bars or gaps, or a run that came to its end had asked for them.
-    """
-    spans: list[tuple[str, date, date]] = []
-    for table in (bar, gap):
-        marked = sa.exists().where(
-            watermark.c.source == source, watermark.c.timeframe == timeframe, watermark.c.ticker == table.c.ticker
-        )
-        query = (
-            sa.select(table.c.ticker, sa.func.min(table.c.session), sa.func.max(table.c.session))
-            .where(table.c.source == source, table.c.timeframe == timeframe, ~marked)
-            .group_by(table.c.ticker)
-        )
-        if tickers is not None:
-            query = query.where(table.c.ticker.in_(tickers))
-        spans += connection.execute(query).tuples()
-    names = None if tickers is None else list(tickers)
-    asked = {"source": source, "timeframe": timeframe, "tickers": names}
-    spans += connection.execute(sql.ASKED, asked).tuples()
-    found: dict[str, Watermark] = {}
-    for ticker, first, last in spans:
-        known = found.get(ticker, Watermark(first, last))
-        found[ticker] = Watermark(min(first, known.first), max(last, known.last))
-    return {ticker: mark for ticker, span in found.items() if (mark := _on_sessions(ticker, span))}
-
-
-def _on_sessions(ticker: str, span: Watermark) -> Watermark | None:
-    """The same from session to session; None if there is none in it."""
-    sessions = calendar_for(asset_class(ticker)).sessions(span.first, span.last)
-    return Watermark(sessions[0].item(), sessions[-1].item()) if len(sessions) else None
-
-
-def unproven(
-    connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str] | None = None
-) -> tuple[Cell, ...]:
-    """Cells of these tickers or of all that are in quarantine by the ledger, while no bar of theirs is."""
-    kept = sa.exists().where(
-        quarantine.c.source == gap.c.source,
-        quarantine.c.ticker == gap.c.ticker,
-        quarantine.c.timeframe == gap.c.timeframe,
-        quarantine.c.session == gap.c.session,
-    )
-    query = sa.select(gap.c.ticker, gap.c.session).where(
-        gap.c.source == source, gap.c.timeframe == timeframe, gap.c.reason == "quarantined", ~kept
-    )
-    if tickers is not None:
-        query = query.where(gap.c.ticker.in_(tickers))
-    return tuple(connection.execute(query.order_by(gap.c.ticker, gap.c.session)).tuples())
-
-
-def mend(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, damage: Damage, at: datetime) -> None:
-    """Make the ledger true again: what is lost becomes ``pending``, what has its bar is no gap.
-
-    Watermarks are made and locked as in every flush, in the order of the tickers. What somebody else has mended in
-    the meantime stays.
-    """
-    key = {"source": source, "timeframe": timeframe}
-    marks = sorted(damage.orphans.items())
-    if marks:
-        values = {
-            "run_id": run_id,
-            "tickers": [ticker for ticker, _ in marks],
-            "firsts": [mark.first for _, mark in marks],
-            "lasts": [mark.last for _, mark in marks],
-        }
-        connection.execute(sql.MAKE_MARKS, {**key, **values})
-    connection.execute(sql.LOCK_MARKS, {**key, "tickers": sorted(damage.per_ticker)})
-    for statement, cells in (
-        (sql.REOPEN, damage.lost),
-        (sql.CLOSE_CONTRADICTED, damage.contradicted),
-        (sql.CLOSE_UNPROVEN, damage.unproven),
-        (sql.REOPEN, damage.unproven),
-    ):
-        if cells:
-            values = {"tickers": [ticker for ticker, _ in cells], "sessions": [session for _, session in cells]}
-            more = {"run_id": run_id, "at": at} if statement is sql.REOPEN else {}
-            connection.execute(statement, {**key, **values, **more})
-
-
 def _asked(cells: Cells) -> Cells:
     """Without the sessions and tickers of which nothing is asked."""
     tickers, sessions = np.asarray(cells.mask.any(axis=1)), np.asarray(cells.mask.any(axis=0))
@@ -202,15 +124,25 @@ def _asked(cells: Cells) -> Cells:
     return Cells(names, cells.sessions[sessions], cells.mask[np.ix_(tickers, sessions)])
 
 
-def _spans(cells: Cells) -> dict[str, list[object]]:
-    """First and last session asked of each ticker, for a statement to bind."""
+def _spans(connection: sa.Connection, cells: Cells) -> sa.FromClause:
+    """First and last session asked of each ticker, as a table."""
     first = cells.mask.argmax(axis=1)
     last = cells.mask.shape[1] - 1 - cells.mask[:, ::-1].argmax(axis=1)
-    return {
-        "tickers": list(cells.tickers),
-        "firsts": cells.sessions[first].tolist(),
-        "lasts": cells.sessions[last].tolist(),
+    columns: dict[str, Values] = {
+        "ticker": (bar.c.ticker.type, cells.tickers),
+        "first_session": (sa.Date, cells.sessions[first].tolist()),
+        "last_session": (sa.Date, cells.sessions[last].tolist()),
     }
+    return database_of(connection).rows(connection, "span", columns)
+
+
+def _gaps_of(source: str, timeframe: str, span: sa.FromClause) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        gap.c.source == source,
+        gap.c.timeframe == timeframe,
+        gap.c.ticker == span.c.ticker,
+        gap.c.session.between(span.c.first_session, span.c.last_session),
+    )
 
 
 def _counts(cells: Cells, counted: Iterable[tuple[str, int]]) -> NDArray[np.int64]:
@@ -221,17 +153,36 @@ def _counts(cells: Cells, counted: Iterable[tuple[str, int]]) -> NDArray[np.int6
 
 def _bars(connection: sa.Connection, timeframe: str, cells: Cells) -> NDArray[np.int64]:
     """How many sessions between the first and the last one asked have a bar; shape (n,)."""
-    statement = sql.COUNT_DAILY if timeframe == "1d" else sql.COUNT_SESSIONS
-    # Without the sessions, a bar on a day that is none would make up for one that is lost.
-    rows = connection.execute(statement, {"timeframe": timeframe, "sessions": cells.sessions.tolist(), **_spans(cells)})
-    return _counts(cells, rows.tuples().all())
+    span = _spans(connection, cells)
+    days: dict[str, Values] = {"session": (sa.Date, cells.sessions.tolist())}
+    known = database_of(connection).rows(connection, "known", days)
+    of_span = sa.and_(
+        bar.c.ticker == span.c.ticker,
+        bar.c.timeframe == timeframe,
+        bar.c.session.between(span.c.first_session, span.c.last_session),
+        # Without these bounds the night's three sessions would read the whole history.
+        bar.c.ts.between(span.c.first_session - _NEAR, span.c.last_session + _NEAR),
+    )
+    # Without the sessions, a bar on a day that is none would make up for one that is lost. In the list of columns they
+    # are looked up in a hash; as a condition they would be gone through for each of a million bars.
+    session = sa.case((bar.c.session.in_(sa.select(known.c.session)), bar.c.session))
+    there = sa.select(span.c.ticker, session.label("session")).join_from(span, bar, of_span).subquery("there")
+    # A day of daily bars is one row; a session of others has many.
+    count = sa.func.count(there.c.session if timeframe == "1d" else sa.distinct(there.c.session))
+    query = sa.select(there.c.ticker, count).group_by(there.c.ticker)
+    return _counts(cells, connection.execute(query).tuples().all())
 
 
 def _gaps(connection: sa.Connection, source: str, timeframe: str, cells: Cells) -> dict[str, NDArray[np.int64]]:
     """How many sessions between the first and the last one asked have a gap, by reason; each of shape (n,)."""
-    key = {"source": source, "timeframe": timeframe}
+    span = _spans(connection, cells)
+    query = (
+        sa.select(gap.c.ticker, gap.c.reason, sa.func.count())
+        .join_from(span, gap, _gaps_of(source, timeframe, span))
+        .group_by(gap.c.ticker, gap.c.reason)
+    )
     by_reason: dict[str, list[tuple[str, int]]] = {}
-    for ticker, reason, count in connection.execute(sql.COUNT_GAPS, {**key, **_spans(cells)}):
+    for ticker, reason, count in connection.execute(query):
         by_reason.setdefault(reason, []).append((ticker, count))
     return {reason: _counts(cells, counted) for reason, counted in by_reason.items()}
 
@@ -241,28 +192,41 @@ def _both(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How many sessions between the first and the last one asked have a gap although there is a bar, and how many
     although there is one of this vendor; each of shape (n,)."""
-    key = {"source": source, "timeframe": timeframe}
-    rows = connection.execute(sql.COUNT_BOTH, {**key, **_spans(cells)}).all()
-    both = _counts(cells, [(ticker, count) for ticker, count, _ in rows])
-    return both, _counts(cells, [(ticker, count) for ticker, _, count in rows])
+    span = _spans(connection, cells)
+    own = has_bar(timeframe, gap, gap.c.source)
+    both = (
+        sa.select(gap.c.ticker, sa.case((own, _ONE), else_=_NONE).label("own"))
+        .join_from(span, gap, _gaps_of(source, timeframe, span))
+        .where(has_bar(timeframe, gap))
+        .subquery("both_there")
+    )
+    query = sa.select(both.c.ticker, sa.func.count(), sa.func.sum(both.c.own)).group_by(both.c.ticker)
+    rows = connection.execute(query).all()
+    counts = _counts(cells, [(ticker, count) for ticker, count, _ in rows])
+    return counts, _counts(cells, [(ticker, int(count)) for ticker, _, count in rows])
 
 
 def _looked_at(connection: sa.Connection, source: str, timeframe: str, cells: Cells) -> Reconciliation:
     """The same for a few tickers, session by session."""
     first, last = cells.sessions[0].item(), cells.sessions[-1].item()
-    near = bar.c.ts.between(*instants(first, last))
+    lo, hi = around(first, last)
+    database = database_of(connection)
     stored = connection.execute(
-        sa.select(bar.c.ticker, bar.c.session, bar.c.source == source)
-        .where(bar.c.timeframe == timeframe, bar.c.ticker.in_(cells.tickers), near)
+        sa.select(bar.c.ticker, bar.c.session, sa.case((bar.c.source == source, _ONE), else_=_NONE))
+        .where(
+            bar.c.timeframe == timeframe,
+            database.among(connection, bar.c.ticker, cells.tickers),
+            bar.c.ts.between(lo, hi),
+        )
         .distinct()
     ).all()
-    has_bar = mask_of(cells, [(ticker, session) for ticker, session, _ in stored])
-    has_own = mask_of(cells, [(ticker, session) for ticker, session, own in stored if own])
+    with_any = mask_of(cells, [(ticker, session) for ticker, session, _ in stored])
+    with_own = mask_of(cells, [(ticker, session) for ticker, session, own in stored if own])
     rows = connection.execute(
         sa.select(gap.c.ticker, gap.c.session, gap.c.reason).where(
             gap.c.source == source,
             gap.c.timeframe == timeframe,
-            gap.c.ticker.in_(cells.tickers),
+            database.among(connection, gap.c.ticker, cells.tickers),
             gap.c.session.between(first, last),
         )
     ).all()
@@ -271,14 +235,14 @@ def _looked_at(connection: sa.Connection, source: str, timeframe: str, cells: Ce
         by_reason.setdefault(reason, []).append((ticker, session))
     masks = {reason: mask_of(cells, of_reason) & cells.mask for reason, of_reason in by_reason.items()}
     has_gap = np.logical_or.reduce([np.zeros_like(cells.mask), *masks.values()])
-    lost = _cells(cells, cells.mask & ~has_bar & ~has_gap)
-    contradicted = _cells(cells, cells.mask & has_own & has_gap)
-    has_bar &= has_own | ~has_gap
-    with_bar = np.asarray((has_bar & cells.mask).any(axis=1))
-    barless = tuple(ticker for ticker, some in zip(cells.tickers, with_bar, strict=True) if not some)
+    lost = _cells(cells, cells.mask & ~with_any & ~has_gap)
+    contradicted = _cells(cells, cells.mask & with_own & has_gap)
+    with_any &= with_own | ~has_gap
+    some_bar = np.asarray((with_any & cells.mask).any(axis=1))
+    barless = tuple(ticker for ticker, some in zip(cells.tickers, some_bar, strict=True) if not some)
     return Reconciliation(
         cells.count,
-        int(np.count_nonzero(cells.mask & has_bar)),
+        int(np.count_nonzero(cells.mask & with_any)),
         {reason: int(np.count_nonzero(mask)) for reason, mask in masks.items()},
         Damage(lost, contradicted),
         barless,

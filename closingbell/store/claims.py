@@ -9,54 +9,55 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
-from typing import Final
+from datetime import date
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from closingbell.outcome import Outcome, tickers
 from closingbell.plan import Call, MarketDay
+from closingbell.store.database import database_of
+from closingbell.store.lives import is_gone
+from closingbell.store.marks import counted
 from closingbell.store.schema import claim
-from closingbell.store.statements import COUNT, GONE
 
 #: Answers that say nothing of the vendor's data: another run asks for itself.
 _NO_ANSWER: Final = ("failed", "pending")
 
+#: One taker at a time, of whatever vendor and timeframe: the ids of claims then become visible in their order.
+_LOCK: Final = "claims"
+
 #: No call is on its way for longer, whatever it waits for: a claim older than this is that of a process that hangs.
-LONGEST: Final = timedelta(hours=1)
-
-#: What is visible to whoever asks now, and when: an answer written by a transaction that is not, came later. The
-#: instant keeps out the transactions of another cluster, from which the database was moved here.
-MARK: Final = sa.text("SELECT CAST(pg_current_snapshot() AS text) || '@' || CAST(now() AS text)")
-
-# One taker at a time, for as long as it takes to look and to write one row. A claim need not outlive the server, so
-# that nobody waits for the disk.
-_ALONE: Final = sa.text("""
-    SELECT set_config('synchronous_commit', 'off', true),
-        pg_advisory_xact_lock(hashtext('closingbell.claim'), hashtext(:source || :timeframe))
-""")
-
-_OTHERS: Final = sa.text("""
-    SELECT run_id, first_session, last_session, tickers, done_at IS NOT NULL AS done FROM claim
-    WHERE source = :source AND timeframe = :timeframe AND run_id <> :run_id
-      AND last_session >= :first AND first_session <= :last AND tickers && CAST(:tickers AS varchar[])
-      AND (done_at IS NULL AND claimed_at > now() - :longest
-           OR done_at > CAST(:since AS timestamptz) - :longest
-              AND NOT pg_visible_in_snapshot(CAST(CAST(done_in AS text) AS xid8), CAST(:mark AS pg_snapshot)))
-""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))
-
-_DONE: Final = sa.text("""
-    UPDATE claim SET done_at = now(), done_in = CAST(CAST(pg_current_xact_id() AS text) AS bigint)
-    WHERE claim_id = ANY(:claims)
-""")
-
-_FORGET: Final = sa.text("DELETE FROM claim WHERE claim_id = ANY(:claims)")
-
-_DROP_DEAD: Final = sa.delete(claim).where(claim.c.run_id == sa.bindparam("dead"), claim.c.done_at.is_(None))
+_LONGEST: Final[sa.ColumnElement[Any]] = sa.literal_column("INTERVAL '1' HOUR")
 
 #: No run was planned so long ago that it still wants to know what others fetched since.
-DROP_OLD: Final = sa.text("DELETE FROM claim WHERE COALESCE(done_at, claimed_at) < now() - interval '7 days'")
+_WEEK: Final[sa.ColumnElement[Any]] = sa.literal_column("INTERVAL '7' DAY")
+
+_DROP_OLD: Final = sa.delete(claim).where(sa.func.coalesce(claim.c.done_at, claim.c.claimed_at) < sa.func.now() - _WEEK)
+
+_LAST: Final = sa.select(sa.func.max(claim.alias("any_claim").c.claim_id))
+
+# In one statement, for it has to be of one moment.
+_MARK: Final = sa.select(claim.c.claim_id, claim.c.done_at).where(
+    sa.or_(claim.c.done_at.is_(None), claim.c.claim_id == _LAST.scalar_subquery())
+)
+
+# Claims on sessions of a call, in flight or closed; those that were closed before a mark among them, if one was open
+# then that is older.
+_OTHERS: Final = sa.select(
+    claim.c.claim_id, claim.c.run_id, claim.c.first_session, claim.c.last_session, claim.c.done_at
+).where(
+    claim.c.source == sa.bindparam("of_source"),
+    claim.c.timeframe == sa.bindparam("of_timeframe"),
+    claim.c.run_id != sa.bindparam("me"),
+    claim.c.last_session >= sa.bindparam("first"),
+    claim.c.first_session <= sa.bindparam("last"),
+    sa.or_(
+        sa.and_(claim.c.done_at.is_(None), claim.c.claimed_at > sa.func.now() - _LONGEST),
+        sa.and_(claim.c.done_at.is_not(None), claim.c.claim_id >= sa.bindparam("since")),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,22 @@ class Claim:
     busy: bool = False
 
 
+def mark(connection: sa.Connection) -> str:
+    """The present moment: the last claim that there is, and those that are not closed, as ``last:open,open``.
+
+    Ids grow in the order in which claims become visible. What was closed at a later moment has a higher one, or was
+    open at this one. A claim that is closed by a transaction still on its way counts as open.
+    """
+    rows = connection.execute(_MARK).all()
+    opened = sorted(row.claim_id for row in rows if row.done_at is None)
+    return f"{max((row.claim_id for row in rows), default=0)}:{','.join(map(str, opened))}"
+
+
+def drop_old(connection: sa.Connection) -> None:
+    """Forget claims that nobody asks about any more."""
+    connection.execute(_DROP_OLD)
+
+
 def take(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, call: Call, mark: str) -> Claim:
     """Claim the cells of a call; in a transaction of its own.
 
@@ -83,43 +100,73 @@ def take(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, c
         source: the vendor.
         timeframe: of the bars.
         call: the call.
-        mark: :data:`MARK` as of the moment the run was planned.
+        mark: :func:`mark` as of the moment the run was planned.
     """
-    first, last = _span(call)
-    key = {"source": source, "timeframe": timeframe}
-    connection.execute(_ALONE, key)
-    values = {**key, "run_id": run_id, "first": first, "last": last, "tickers": list(tickers(call))}
-    snapshot, _, since = mark.partition("@")
-    values |= {"mark": snapshot, "since": since, "longest": LONGEST}
-    others = connection.execute(_OTHERS, values).all()
-    if _in_flight(connection, {other.run_id for other in others if not other.done}):
+    database = database_of(connection)
+    database.relaxed(connection)  # a claim need not outlive the server, and nobody waits for the disk
+    database.lock(connection, _LOCK)
+    others = _others(connection, run_id, source, timeframe, call, mark)
+    if _in_flight(connection, {other.run_id for other in others if other.done_at is None}):
         return Claim(call, busy=True)
-    left = _left(call, [(o.first_session, o.last_session, o.tickers) for o in others if o.done])
-    done = len(call.cells) - (len(left.cells) if left else 0)
-    if done:
-        connection.execute(
-            COUNT, {"run_id": run_id, "calls": 0, "cells": done, "stored": 0, "inserted": 0, "rewritten": 0}
-        )
+    left = _left(call, [other for other in others if other.done_at is not None])
+    if done := len(call.cells) - (len(left.cells) if left else 0):
+        counted(connection, run_id, 0, done, 0, 0, 0)
     if left is None:
         return Claim(None)
-    first, last = _span(left)
-    row = {"first_session": first, "last_session": last, "tickers": list(tickers(left))}
-    made = connection.execute(sa.insert(claim).values(run_id=run_id, **key, **row).returning(claim.c.claim_id))
-    return Claim(left, made.scalar_one())
+    names, (first, last) = list(tickers(left)), _span(left)
+    values = {
+        "run_id": run_id,
+        "source": source,
+        "timeframe": timeframe,
+        "first_session": first,
+        "last_session": last,
+        "ticker": None if isinstance(left, MarketDay) else left.ticker,
+        "tickers": names,
+        "claimed_at": sa.func.now(),
+    }
+    connection.execute(sa.insert(claim).values(**values).inline())
+    return Claim(left, connection.execute(_LAST).scalar_one())  # nobody else is here
 
 
-def close(connection: sa.Connection, outcomes: Sequence[Outcome], claims: Sequence[int]) -> None:
-    """Close claims with the outcomes of their calls, in the transaction that writes these."""
-    answered = all(outcome.reason not in _NO_ANSWER for outcome in outcomes)
-    connection.execute(_DONE if answered else _FORGET, {"claims": list(claims)})
+def close(connection: sa.Connection, outcomes: Sequence[Outcome], claims: Sequence[int | None]) -> None:
+    """Close each claim with the outcome of its call, in the transaction that writes these; None: it has none."""
+    database, answered, in_vain = database_of(connection), list[int](), list[int]()
+    for outcome, claim_id in zip(outcomes, claims, strict=True):
+        if claim_id is not None:
+            (in_vain if outcome.reason in _NO_ANSWER else answered).append(claim_id)
+    if answered:
+        these = database.among(connection, claim.c.claim_id, answered)
+        connection.execute(sa.update(claim).where(these).values(done_at=sa.func.now()))
+    if in_vain:
+        connection.execute(sa.delete(claim).where(database.among(connection, claim.c.claim_id, in_vain)))
+
+
+def _others(
+    connection: sa.Connection, run_id: UUID, source: str, timeframe: str, call: Call, mark: str
+) -> list[sa.Row[Any]]:
+    """The claims of other runs that share a cell with a call: those in flight, and those closed since a mark."""
+    newest, _, listed = mark.partition(":")
+    opened = {int(one) for one in listed.split(",") if one}
+    first, last = _span(call)
+    values = {"me": run_id, "of_source": source, "of_timeframe": timeframe, "first": first, "last": last}
+    values["since"] = min(opened, default=int(newest) + 1)
+    found: Iterable[sa.Row[Any]]
+    if isinstance(call, MarketDay):
+        wanted = frozenset(call.tickers)
+        found = connection.execute(_OTHERS.add_columns(claim.c.tickers), values)
+        found = (other for other in found if not wanted.isdisjoint(other.tickers))
+    else:
+        of_day = sa.and_(claim.c.ticker.is_(None), database_of(connection).lists(claim.c.tickers, call.ticker))
+        found = connection.execute(_OTHERS.where(sa.or_(claim.c.ticker == call.ticker, of_day)), values)
+    return [o for o in found if o.done_at is None or o.claim_id > int(newest) or o.claim_id in opened]
 
 
 def _in_flight(connection: sa.Connection, runs: Iterable[UUID]) -> bool:
     """Whether any of these runs lives; the claims of those that do not are dropped."""
     alive = False
     for run_id in runs:
-        if connection.execute(GONE, {"run_id": run_id}).scalar_one():
-            connection.execute(_DROP_DEAD, {"dead": run_id})
+        if is_gone(connection, run_id):
+            connection.execute(sa.delete(claim).where(claim.c.run_id == run_id, claim.c.done_at.is_(None)))
         else:
             alive = True
     return alive
@@ -131,13 +178,13 @@ def _span(call: Call) -> tuple[date, date]:
     return call.sessions[0], call.sessions[-1]
 
 
-def _left(call: Call, done: Sequence[tuple[date, date, Sequence[str]]]) -> Call | None:
-    """What is left of a call, given the first session, last session and tickers of answers that overlap it."""
+def _left(call: Call, done: Sequence[sa.Row[Any]]) -> Call | None:
+    """What is left of a call, given answers that overlap it, as :func:`_others` reads them."""
     if not done:
         return call
     if isinstance(call, MarketDay):
-        fetched = {ticker for _, _, names in done for ticker in names}
+        fetched = {ticker for other in done for ticker in other.tickers}
         names = tuple(ticker for ticker in call.tickers if ticker not in fetched)
         return replace(call, tickers=names) if names else None
-    days = tuple(day for day in call.sessions if not any(first <= day <= last for first, last, _ in done))
+    days = tuple(day for day in call.sessions if not any(o.first_session <= day <= o.last_session for o in done))
     return replace(call, sessions=days) if days else None

@@ -1,18 +1,21 @@
-"""Rows in PostgreSQL's binary COPY format, built column by column.
+"""Rows in PostgreSQL's binary COPY format, built and read column by column.
 
 The format (PostgreSQL documentation, "COPY", *Binary Format*): a header; for each row a field count and for
-each field its length and its bytes, all big-endian; a trailer. A NULL is the length -1 with no bytes, so rows
-are built in groups that share one layout: the same NULLs and the same text lengths.
+each field its length and its bytes, all big-endian; a trailer. A NULL is the length -1 with no bytes. Rows are
+filled in with room for the longest text and for every value, and the bytes that are too many then left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+#: Rows of a block: about a megabyte. While one is on its way, the next is built.
+BLOCK: Final = 8192
 
 _HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER: Final = b"\xff\xff"
@@ -60,43 +63,56 @@ class Field:
         return cls(np.array(encoded)[positions], None, np.array([len(text) for text in encoded])[positions])
 
 
-def binary(fields: Sequence[Field]) -> bytes:
-    """The whole COPY stream for the rows that ``fields`` hold, grouped by layout."""
-    n = len(fields[0].values)
-    layout = np.zeros(n, np.int64)
-    for field in fields:
-        if field.null is not None:
-            layout = layout * 2 + field.null
-        if field.lengths is not None:
-            layout = layout * (int(field.lengths.max(initial=0)) + 1) + field.lengths
-    parts: list[bytes | memoryview] = [_HEADER]
-    kinds = np.unique(layout)
-    for kind in kinds:
-        rows = slice(None) if len(kinds) == 1 else np.nonzero(layout == kind)[0]
-        parts.append(_group(fields, rows))
-    parts.append(_TRAILER)
-    return b"".join(parts)
-
-
-def _group(fields: Sequence[Field], rows: slice | NDArray[np.intp]) -> memoryview:
-    """The rows of one layout, as bytes that are copied only once more, into the stream."""
-    parts: list[tuple[str, Any]] = [("count", ">i2")]
-    filled: list[tuple[str, Any]] = [("count", len(fields))]
+def encode(fields: Sequence[Field]) -> bytes:
+    """Rows in the format, without header and trailer, in their order."""
+    layout: list[tuple[str, Any]] = [("count", ">i2")]
     for number, field in enumerate(fields):
-        values = field.values[rows]
-        width = values.dtype.itemsize if field.lengths is None else int(field.lengths[rows][0])
-        absent = field.null is not None and bool(field.null[rows][0])
-        parts.append((f"length{number}", ">i4"))
-        filled.append((f"length{number}", -1 if absent else width))
-        if not absent:
-            kind = values.dtype if field.lengths is None else np.dtype(f"S{width}")
-            parts.append((f"value{number}", kind))
-            filled.append((f"value{number}", values))
-    n = len(fields[0].values[rows])
-    block = np.empty(n, np.dtype(parts))
-    for name, value in filled:
-        block[name] = value
-    return block.view(np.uint8).data
+        layout += [(f"length{number}", ">i4"), (f"value{number}", field.values.dtype)]
+    block = np.empty(len(fields[0].values), np.dtype(layout))
+    offsets = np.cumsum([0, *(np.dtype(kind).itemsize for _, kind in layout)]).tolist()
+    block["count"] = len(fields)
+    holes = []
+    for number, field in enumerate(fields):
+        width = field.values.dtype.itemsize
+        block[f"value{number}"] = field.values
+        if field.null is None and field.lengths is None:
+            block[f"length{number}"] = width
+            continue
+        used = np.full(len(block), width) if field.lengths is None else field.lengths
+        block[f"length{number}"] = used if field.null is None else np.where(field.null, -1, used)
+        used = used if field.null is None else np.where(field.null, 0, used)
+        if (used != width).any():
+            holes.append((offsets[2 * number + 2], width, used))
+    stream = block.view(np.uint8)
+    if not holes:
+        return stream.tobytes()
+    kept = np.ones((len(block), block.dtype.itemsize), np.bool_)
+    for offset, width, used in holes:
+        kept[:, offset : offset + width] = np.arange(width) < used[:, None]
+    return stream[kept.ravel()].tobytes()
+
+
+class Rows:
+    """The stream of a ``COPY ... FROM STDIN (FORMAT binary)``, a file for the driver to read, made as it is read.
+
+    Args:
+        count: how many rows there are.
+        fields: gives the columns of the rows of a slice.
+    """
+
+    def __init__(self, count: int, fields: Callable[[slice], Sequence[Field]]) -> None:
+        self._parts = self._made(count, fields)
+
+    def read(self, size: int = -1) -> bytes:
+        """The next part of the stream, of whatever size; nothing at its end."""
+        return next(self._parts, b"")
+
+    @staticmethod
+    def _made(count: int, fields: Callable[[slice], Sequence[Field]]) -> Iterator[bytes]:
+        yield _HEADER
+        for first in range(0, count, BLOCK):
+            yield encode(fields(slice(first, min(first + BLOCK, count))))
+        yield _TRAILER
 
 
 #: How numpy reads the types that :func:`parse` takes.

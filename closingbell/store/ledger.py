@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closingbell.bars import Bars
-from closingbell.cells import ABSENT, REASONS, RETRYABLE, Cells, Days, Gap, Ledger, Watermark, accounted
+from closingbell.cells import ABSENT, RETRYABLE, Days, Gap, Watermark
 from closingbell.healing import AGAIN, is_due
 from closingbell.outcome import Outcome
 from closingbell.plan import MarketDay
@@ -33,6 +33,11 @@ _WEIGHT: Final = {"pending": 0, "failed": 1, "unpublished": 1, "unentitled": 2, 
 #: After so many sessions in a row that were asked for by name and empty, a ticker is taken for gone: that it is not on
 #: a market day then says nothing new. Before, it may have had a day without a trade, as OTC stocks have.
 GONE_AFTER: Final = 5
+
+#: Of a ticker that has no watermark: it spans nothing.
+_NOWHERE: Final = Watermark(date.max, date.min)
+
+_EPOCH: Final = date(1970, 1, 1).toordinal()
 
 #: Reaches that many sessions before any session, and the one before in any case.
 LOOK_BACK: Final = timedelta(days=21)
@@ -57,9 +62,13 @@ class Settlement:
     absent: list[tuple[str, date]] = field(default_factory=list)
     _marks_before: dict[str, Watermark] = field(init=False)
     _gaps_before: dict[tuple[str, date], Gap] = field(init=False)
+    _open_of: dict[str, set[date]] = field(init=False)  # the sessions of the gaps, by ticker
 
     def __post_init__(self) -> None:
         self._marks_before, self._gaps_before = dict(self.marks), dict(self.gaps)
+        self._open_of = {}
+        for ticker, session in self.gaps:
+            self._open_of.setdefault(ticker, set()).add(session)
 
     @property
     def new_marks(self) -> dict[str, Watermark]:
@@ -67,19 +76,25 @@ class Settlement:
         return {t: mark for t, mark in self.marks.items() if mark != self._marks_before.get(t)}
 
     @property
+    def moved_marks(self) -> dict[str, Watermark]:
+        """Those of them that were there before; the others were made as what was asked."""
+        return {t: mark for t, mark in self.new_marks.items() if t in self._marks_before}
+
+    @property
     def new_gaps(self) -> list[Gap]:
         """Gaps to insert or change."""
-        return [gap for key, gap in self.gaps.items() if gap != self._gaps_before.get(key)]
+        before = self._gaps_before
+        return [gap for key, gap in self.gaps.items() if (old := before.get(key)) is not gap and old != gap]
 
     @property
     def closed_gaps(self) -> list[tuple[str, date]]:
         """Gaps to delete: their cell got its bar."""
         return [key for key in self._gaps_before if key not in self.gaps]
 
-    def holes(self, outcomes: Iterable[Outcome]) -> int:
-        """How many cells of calls that failed, or were not made, have no bar now."""
-        in_vain = (outcome for outcome in outcomes if outcome.failed or outcome.reason == "pending")
-        return sum(cell in self.gaps for outcome in in_vain for cell in outcome.call.cells)
+    def holes(self, outcomes: Iterable[Outcome]) -> dict[str, int]:
+        """How many cells of each call that failed, or was not made, have no bar now."""
+        in_vain = [outcome.call for outcome in outcomes if outcome.failed or outcome.reason == "pending"]
+        return {str(call): sum(cell in self.gaps for cell in call.cells) for call in in_vain}
 
     def settle(self, outcome: Outcome) -> NDArray[np.bool_]:
         """Take in one outcome.
@@ -88,44 +103,62 @@ class Settlement:
             Which of its accepted bars belong to cells that had no bar, as far as the ledger knows; shape
             (len(accepted),), bool.
         """
-        cells = Cells.all(outcome.tickers, outcome.sessions)
-        had_bar = accounted(cells, self._as_ledger(outcome), again=REASONS)
-        got = _cells_of(outcome.verdict.accepted, cells)
-        kept_apart = _cells_of(outcome.verdict.quarantined, cells)
-        said = _said(outcome)
-        accepted = outcome.verdict.accepted
-        positions = _positions(accepted, cells)
-        fresh = ~had_bar[positions] if len(accepted) else np.zeros(0, np.bool_)
-        if self.gaps:  # a first load has none: half a million cells need no look
-            for i, j in zip(*np.nonzero(got & ~had_bar), strict=True):
-                self.gaps.pop((cells.tickers[i], cells.sessions[j].item()), None)
-        for i, j in zip(*np.nonzero(~got & ~had_bar), strict=True):
-            ticker, session = cells.tickers[i], cells.sessions[j].item()
-            if kept_apart[i, j]:
-                self._open(ticker, session, "quarantined", said.get((ticker, session), outcome.error))
-            else:
-                self._absent(outcome, ticker, j)
+        tickers, sessions, accepted = outcome.tickers, outcome.sessions, outcome.verdict.accepted
+        row = {ticker: i for i, ticker in enumerate(tickers)}
+        had_bar = self._spanned(outcome)
+        of_gaps = [(i, day) for ticker, i in row.items() for day in self._open_of.get(ticker, ())]
+        gaps = _inside(sessions, [i for i, _ in of_gaps], np.array([day for _, day in of_gaps], "M8[D]"))
+        had_bar[gaps] = False
+        places = _positions(accepted, row, sessions)
+        got = np.zeros(had_bar.shape, np.bool_)
+        got[places] = True
+        kept_apart = np.zeros(had_bar.shape, np.bool_)
+        kept_apart[_positions(outcome.verdict.quarantined, row, sessions)] = True
+        closed = got[gaps]
+        for i, day in zip(gaps[0][closed].tolist(), sessions[gaps[1][closed]].tolist(), strict=True):
+            del self.gaps[tickers[i], day]
+            self._open_of[tickers[i]].discard(day)
+        self._explain(outcome, np.nonzero(~got & ~had_bar), kept_apart)
         if not outcome.failed and outcome.reason == "empty":
             gone = np.nonzero(had_bar & ~got & ~kept_apart)
-            self.absent += [(cells.tickers[i], cells.sessions[j].item()) for i, j in zip(*gone, strict=True)]
-        for ticker in outcome.tickers:
-            self._extend(ticker, outcome.sessions)
-        return np.asarray(fresh)
+            self.absent += [(tickers[i], sessions[j].item()) for i, j in zip(*gone, strict=True)]
+        first, last = sessions[0].item(), sessions[-1].item()
+        for ticker in tickers:
+            self._extend(ticker, first, last, sessions)
+        return np.asarray(~had_bar[places])
 
-    def _as_ledger(self, outcome: Outcome) -> Ledger:
-        marks = {t: self.marks[t] for t in outcome.tickers if t in self.marks}
-        return Ledger(marks, list(self.gaps.values()))
+    def _spanned(self, outcome: Outcome) -> NDArray[np.bool_]:
+        """Which of an outcome's cells lie in watermarks; shape (tickers, sessions)."""
+        marks = [self.marks.get(ticker, _NOWHERE) for ticker in outcome.tickers]
+        days = outcome.sessions.astype(np.int64) + _EPOCH  # numpy takes its time to read dates
+        first = np.array([mark.first.toordinal() for mark in marks])[:, None]
+        last = np.array([mark.last.toordinal() for mark in marks])[:, None]
+        return np.asarray((days >= first) & (days <= last))
 
-    def _absent(self, outcome: Outcome, ticker: str, position: np.intp) -> None:
-        """Say why a cell has no bar, where the answer may have been short of it.
+    def _explain(self, outcome: Outcome, where: tuple[NDArray[np.intp], ...], kept_apart: NDArray[np.bool_]) -> None:
+        """Say why cells have no bar, given by their rows and columns."""
+        rows, columns = where
+        if not len(rows):
+            return
+        said, error = _said(outcome), _text(outcome.error)
+        doubtful = np.zeros(len(outcome.sessions), np.bool_) if outcome.doubtful is None else outcome.doubtful
+        told = (rows, outcome.sessions[columns], kept_apart[where], doubtful[columns])
+        for i, session, is_kept, is_doubtful in zip(*(part.tolist() for part in told), strict=True):
+            ticker = outcome.tickers[i]
+            if is_kept:
+                self._open(ticker, session, "quarantined", _text(said.get((ticker, session))) or error)
+            elif is_doubtful:
+                self._absent(outcome, ticker, session, error)
+            else:
+                self._open(ticker, session, outcome.reason, error)
+
+    def _absent(self, outcome: Outcome, ticker: str, session: date, error: str | None) -> None:
+        """Say why a cell has no bar whose answer may have been short of it.
 
         A ticker that is not on a market day may be late, halted, or not carried there at all, as OTC stocks are:
         the next run asks for it by name. One that is known to have been empty for :data:`GONE_AFTER` sessions is
         empty still, and is asked for again when the last one is.
         """
-        session: date = outcome.sessions[position].item()
-        if outcome.doubtful is None or not outcome.doubtful[position]:
-            return self._open(ticker, session, outcome.reason, outcome.error)
         old = self.gaps.get((ticker, session))
         if old and is_due(old, self.at):  # asked again, and there is still no bar
             return self._open(ticker, session, old.reason, old.last_error)
@@ -134,19 +167,23 @@ class Settlement:
         before = known[-1] if known else None
         if before is None or len(known) < GONE_AFTER or any(gap is None or gap.reason != "empty" for gap in known):
             whole_market = isinstance(outcome.call, MarketDay) and not outcome.failed
-            self._open(ticker, session, "unpublished", ABSENT if whole_market else outcome.error)
+            self._open(ticker, session, "unpublished", ABSENT if whole_market else error)
         elif old is None:
-            self.gaps[ticker, session] = replace(before, session=session)
+            self._put(replace(before, session=session))
         else:
-            self._open(ticker, session, "empty", outcome.error)
+            self._open(ticker, session, "empty", error)
 
-    def _open(self, ticker: str, session: date, reason: str, error: str | None) -> None:
+    def _put(self, gap: Gap) -> None:
+        self.gaps[gap.ticker, gap.session] = gap
+        self._open_of.setdefault(gap.ticker, set()).add(gap.session)
+
+    def _open(self, ticker: str, session: date, reason: str, last_error: str | None) -> None:
         """Say why a cell has no bar. A call that failed does not unsay what an answer once said.
 
         ``attempts`` counts the calls made in vain; of an answer, how often it was given. One that is known counts again
         only in its time.
         """
-        old, last_error = self.gaps.get((ticker, session)), _text(error)
+        old = self.gaps.get((ticker, session))
         attempts = old.attempts if old else 0
         if old:
             again = is_due(old, self.at)
@@ -159,23 +196,26 @@ class Settlement:
                 reason, last_error = old.reason, old.last_error
             if reason in AGAIN and reason != old.reason:
                 attempts = 0
-        self.gaps[ticker, session] = Gap(ticker, session, reason, attempts + (reason != "pending"), last_error, self.at)
+        self._put(Gap(ticker, session, reason, attempts + (reason != "pending"), last_error, self.at))
 
-    def _extend(self, ticker: str, sessions: Days) -> None:
+    def _extend(self, ticker: str, first: date, last: date, sessions: Days) -> None:
         """Stretch the watermark over the sessions asked; what it takes in that nobody asked for is ``pending``."""
-        first, last = sessions[0].item(), sessions[-1].item()
         mark = self.marks.get(ticker)
         if mark is None:
             new = [(first, last)]
             self.marks[ticker] = Watermark(first, last)
+        elif mark.first <= first and last <= mark.last:
+            return
         else:
             new = [(first, mark.first), (mark.last, last)]
             self.marks[ticker] = Watermark(min(first, mark.first), max(last, mark.last))
         for after, before in new:
-            if (before - after).days > 1:
-                days = self.sessions_between(ticker, after, before)
-                for day in days[~np.isin(days, sessions)].tolist():
-                    self.gaps[ticker, day] = Gap(ticker, day, "pending", asked_at=self.at)
+            if (before - after).days <= 1:
+                continue
+            days = self.sessions_between(ticker, after, before)
+            if not np.array_equal(days, sessions[1:-1]):  # what is between the first and the last one asked
+                for day in days[~_are_in(days, sessions)].tolist():
+                    self._put(Gap(ticker, day, "pending", asked_at=self.at))
 
 
 def _text(error: str | None) -> str | None:
@@ -195,28 +235,38 @@ def _said(outcome: Outcome) -> dict[tuple[str, date], str]:
     }
 
 
-def _positions(bars: Bars, cells: Cells) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The cell of each bar, as rows and columns of the grid; every bar has to lie in it."""
-    number = {ticker: i for i, ticker in enumerate(cells.tickers)}
-    rows = np.array([number[ticker] for ticker in bars.tickers], np.intp)[bars.rows["ticker"]]
-    return rows, np.searchsorted(cells.sessions, bars.rows["session"])
+def _positions(bars: Bars, row: Mapping[str, int], sessions: Days) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The cell of each bar in the grid of the tickers and sessions, as rows and columns; others are passed over."""
+    if not len(bars):
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    rows = np.array([row[ticker] for ticker in bars.tickers], np.intp)[bars.rows["ticker"]]
+    return _inside(sessions, rows, bars.rows["session"])
 
 
-def _cells_of(bars: Bars, cells: Cells) -> NDArray[np.bool_]:
-    """Which cells of the grid the bars belong to; shape (n, m). Bars outside the grid are passed over."""
-    mask = np.zeros(cells.mask.shape, np.bool_)
-    inside = bars.where(np.isin(bars.rows["session"], cells.sessions))
-    if len(inside):
-        mask[_positions(inside, cells)] = True
-    return mask
+def _inside(
+    sessions: Days, rows: NDArray[np.intp] | list[int], days: Days
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of those cells whose day is one of the sessions."""
+    rows = np.asarray(rows, np.intp)
+    columns = np.searchsorted(sessions, days)
+    inside = sessions[np.minimum(columns, len(sessions) - 1)] == days
+    return (rows, columns) if inside.all() else (rows[inside], columns[inside])
+
+
+def _are_in(days: Days, sessions: Days) -> NDArray[np.bool_]:
+    """Which days are among the sessions, both ascending; shape (len(days),)."""
+    return np.asarray(sessions[np.minimum(np.searchsorted(sessions, days), len(sessions) - 1)] == days)
 
 
 def spans(outcomes: Iterable[Outcome]) -> Mapping[str, Watermark]:
     """First and last session that outcomes answer for, by ticker."""
     found: dict[str, Watermark] = {}
     for outcome in outcomes:
-        first, last = outcome.sessions[0].item(), outcome.sessions[-1].item()
+        span = Watermark(outcome.sessions[0].item(), outcome.sessions[-1].item())
         for ticker in outcome.tickers:
-            old = found.get(ticker, Watermark(first, last))
-            found[ticker] = Watermark(min(old.first, first), max(old.last, last))
+            old = found.get(ticker)
+            if old is None or old == span:
+                found[ticker] = span
+            else:
+                found[ticker] = Watermark(min(old.first, span.first), max(old.last, span.last))
     return found

@@ -62,16 +62,21 @@ class Poison:
         if len(self.refused) >= DOUBTFUL and not self._loaded:
             self._doubt()
         if len(self.refused) > MANY:
-            raise FatalError(
-                "the database refuses too many bars",
-                value=f"more than {MANY:,} in one answer, the last one with {said!r}",
-                fix="Mend or drop the constraint or trigger that says so, then run again: nothing is lost.",
-            )
+            raise too_many(said)
 
     def _doubt(self) -> None:
         if not self._asked and not self._takes_any():
             raise everything(next(iter(self.refused.values())))
         self._asked = True
+
+
+def too_many(said: str) -> FatalError:
+    """The error of a database that refuses more than :data:`MANY`."""
+    return FatalError(
+        "the database refuses too many bars",
+        value=f"more than {MANY:,} in one answer, the last one with {said!r}",
+        fix="Mend or drop the constraint or trigger that says so, then run again: nothing is lost.",
+    )
 
 
 def everything(said: str) -> FatalError:

@@ -1,494 +1,991 @@
-"""Bars and ledger in PostgreSQL 15 or newer: one transaction a flush.
+"""PostgreSQL 15 or newer, through psycopg2.
 
-Bars of cells that the ledger knows to be empty go by binary COPY straight into ``bar``. The others go by
-COPY into a temporary table and from there by one MERGE that rewrites only rows that differ; each one it
-rewrites leaves a revision. Watermarks, gaps, quarantine and the run's counters follow in the same transaction.
+Bars of cells that the ledger knows to be empty go by binary COPY straight into ``bar``, in the order of its key. For
+the others the stored bars are read by COPY and compared here: those that are the same cost nothing more, those that
+are not stored go straight into ``bar`` too. Those that differ go by COPY into a temporary table and from there by one
+MERGE, which compares once more; each one it rewrites leaves a revision.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, date, datetime
-from typing import Any, Final
+from dataclasses import dataclass
+from datetime import date, datetime
+from types import NoneType
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 import numpy as np
 import psycopg2.errors
 import sqlalchemy as sa
 from numpy.typing import NDArray
+from psycopg2 import sql
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
 
-from closingbell.bars import NO_TRADES, VALUES, Bars
-from closingbell.calendar import asset_class, calendar_for
-from closingbell.cells import Days, Gap, Watermark
-from closingbell.clock import Clock
-from closingbell.outcome import FlushResult, Outcome
-from closingbell.plan import Call, TickerRange
-from closingbell.quality import Verdict
-from closingbell.store import statements as sql
-from closingbell.store.claims import MARK, Claim, close, take
-from closingbell.store.copy import Field, binary
-from closingbell.store.faults import RefusedError
-from closingbell.store.ledger import LOOK_BACK, Settlement, spans
-from closingbell.store.patience import log
-from closingbell.store.redo import Redo, undo
-from closingbell.store.refusals import STRANGER, find_poison, store_by_ticker
+from closingbell.bars import BAR, NO_TRADES, VALUES, Bars
+from closingbell.errors import ClosingbellError, ConfigurationError, FatalError
+from closingbell.store.columns import around, joined, latest, ordered
+from closingbell.store.copy import Field, Rows, parse
+from closingbell.store.database import Database, Series, Values
+from closingbell.store.faults import (
+    FORBIDDEN,
+    FULL,
+    LOCKED,
+    LOGIN_REFUSED,
+    MESSAGE_LENGTH,
+    NO_COLUMN,
+    NO_DATABASE,
+    NO_TABLE,
+    RACE,
+    READ_ONLY,
+    REFUSED,
+    SILENT,
+    UNREACHABLE,
+    AwayError,
+    Known,
+    RaceError,
+    RefusedError,
+    chain,
+    driver_errors,
+    explain,
+    unreadable,
+    was_invalidated,
+    without_secrets,
+)
+from closingbell.store.merge import Merge
+from closingbell.store.refusals import find_poison
+from closingbell.store.schema import VERSION, Json, Ticker, metadata
+from closingbell.store.tls import is_here
+from closingbell.store.views import VIEWS, Views
+from closingbell.text import visible
 
-_NOTHING: Final = Verdict(Bars(()), Bars(()), (), {})
+#: A network that falls silent in the middle of a statement is noticed in a minute, not in hours.
+_KEEPALIVE: Final = {
+    "keepalives_idle": 20,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+
+# -- TLS -----------------------------------------------------------------------------------------------------------
+
+
+def tls_of(url: sa.URL) -> dict[str, str] | None:
+    """What to add to the client library's options: ``sslmode=require`` where the way leads over a network.
+
+    It does not where every host is this machine, by a loopback address, by ``localhost`` or by the path of a socket;
+    nor where the URL has an ``sslmode`` of its own, or names a service, whose file may have one. The certificate is
+    then only looked at by ``verify-ca`` and ``verify-full``, or where ``~/.postgresql/root.crt`` is there.
+
+    Args:
+        url: for psycopg2.
+
+    Returns:
+        The options to add; None where the URL's hosts and ports cannot be told apart.
+    """
+    try:
+        options = url.get_dialect()().create_connect_args(url)[1]
+    except (sa.exc.ArgumentError, ValueError):
+        return None
+    if "sslmode" in options or "service" in options:
+        return {}
+    hosts = str(options.get("hostaddr") or options.get("host") or "").split(",")
+    return {} if all(map(is_here, hosts)) else {"sslmode": "require"}
+
+
+# -- errors --------------------------------------------------------------------------------------------------------
+
+_CROWDED: Final[Known] = (
+    AwayError,
+    "the database has no free connection",
+    "Lower FETCH_THREADS, or raise its max_connections.",
+)
+_NO_TLS: Final[Known] = (
+    ConfigurationError,
+    "the database does not speak TLS",
+    "Switch TLS on there, or, if the network in between is trusted, add ?sslmode=disable to DATABASE_URL.",
+)
+_BAD_TLS: Final[Known] = (
+    ConfigurationError,
+    "the database's TLS certificate cannot be verified",
+    "Set sslrootcert in DATABASE_URL to the authority's certificate, and use the host name that it was issued for.",
+)
+_BAD_OPTION: Final[Known] = (ConfigurationError, "DATABASE_URL has an option that cannot be used", "Remove it.")
+
+#: SQLSTATE -> what kind of error, what is wrong and what to do (PostgreSQL documentation, appendix A). Longest prefix
+#: wins.
+_STATES: Final[dict[str, Known]] = {
+    "08": UNREACHABLE,
+    "25006": READ_ONLY,
+    "25P03": UNREACHABLE,
+    "25P04": UNREACHABLE,
+    "28": LOGIN_REFUSED,
+    "3D000": NO_DATABASE,
+    "40": RACE,
+    "42501": FORBIDDEN,
+    "42P01": NO_TABLE,
+    "42703": NO_COLUMN,
+    "53100": FULL,
+    "53200": (AwayError, "the database server is out of memory", "Give it more, or lower FETCH_THREADS."),
+    "53300": _CROWDED,
+    "55P03": LOCKED,
+    "57014": (
+        RaceError,
+        "the database cancelled a statement",
+        "Raise statement_timeout for this user if it is set: ALTER ROLE NAME SET statement_timeout = '10min'.",
+    ),
+    "57P01": UNREACHABLE,
+    "57P02": UNREACHABLE,
+    "57P03": UNREACHABLE,
+    "57P05": UNREACHABLE,
+}
+
+#: Classes of SQLSTATE by which a server refuses values: data, integrity, views' and triggers' own.
+_OF_VALUES: Final = ("22", "23", "27", "38", "39", "44", "P0", "09", "2F")
+
+#: Classes that PostgreSQL has taken of those that the standard leaves to implementations; others are somebody's own,
+#: from a trigger.
+_OF_POSTGRES: Final = ("53", "54", "55", "57", "58", "72", "F0", "HV", "XX")
+
+#: What the client library says of a login that failed: it hands on the words, not the SQLSTATE.
+_LOGIN: Final = (
+    ("No space left on device", "53100"),
+    ("too many c", "53300"),  # clients; connections for a role or a database
+    ("connection slots are reserved", "53300"),
+    ("no more connections allowed", "53300"),  # pgbouncer
+    ("database system is ", "57P03"),  # starting up, shutting down, in recovery mode
+    ("session is read-only", "25006"),  # target_session_attrs
+    ("server is in hot standby mode", "25006"),
+    ("password authentication failed", "28P01"),
+    ("no password supplied", "28P01"),
+    ("no pg_hba.conf entry", "28000"),
+    ("SASL authentication failed", "28P01"),  # pgbouncer
+    ("permission denied for database", "42501"),
+    ('role "', "28000"),
+    ("does not exist", "3D000"),
+    ("no such database", "3D000"),  # pgbouncer
+)
+
+#: The same for what is wrong before a login.
+_WORDS: Final = (
+    ("does not support SSL", _NO_TLS),
+    ("certificate verify failed", _BAD_TLS),
+    ("does not match host name", _BAD_TLS),
+    ("root certificate file", _BAD_TLS),
+    ("invalid dsn", _BAD_OPTION),
+    ("invalid connection option", _BAD_OPTION),
+    ("unsupported startup parameter", _BAD_OPTION),  # pgbouncer
+)
+
+
+def _known(error: Exception, state: str | None, text: str) -> tuple[Known | None, str]:
+    """What an error is, if anybody knows, and its SQLSTATE, or the one that its words stand for."""
+    known: Known | None = None
+    if state is None:
+        known = next((what for words, what in _WORDS if words in text), None)
+        state = next((code for words, code in _LOGIN if words in text), "")
+    prefix = max((prefix for prefix in _STATES if state.startswith(prefix)), key=len, default=None)
+    if known is None and prefix:
+        known = _STATES[prefix]
+    if isinstance(error, sa.exc.TimeoutError):
+        known = _CROWDED
+    elif known is None and any(map(_lost_connection, chain(error))):
+        known = UNREACHABLE
+    return (SILENT if known is UNREACHABLE and "FATAL" not in text else known), state
+
+
+def _is_of_values(state: str) -> bool:
+    """Whether such an error is about what should be stored, not about who, where or how."""
+    own = state[0] in "56789IJKLMNOPQRSTUVWXYZ" and not state.startswith(_OF_POSTGRES)
+    return own or state.startswith(_OF_VALUES)
+
+
+def _message(error: Exception, url: sa.URL) -> str:
+    """What the server says was wrong, and of what, as far as it says so without repeating the row."""
+    diag: Any = next((found for each in chain(error) if (found := getattr(each, "diag", None))), None)
+    if diag is None or not diag.message_primary:
+        return ""
+    detail = diag.message_detail or ""
+    more = f" ({detail})" if detail and not detail.startswith("Failing row") else ""
+    return without_secrets(" ".join(f"{diag.message_primary}{more}".split()), url)[:MESSAGE_LENGTH]
+
+
+def _lost_connection(error: BaseException) -> bool:
+    """Whether there is no connection, or no longer: such an error has no SQLSTATE, and often the plainest class."""
+    if isinstance(error, sa.exc.DBAPIError):
+        return was_invalidated(error)
+    of_connections = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return (of_connections or type(error) is psycopg2.DatabaseError) and not _sqlstate(error)
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    code = getattr(error, "pgcode", None)
+    return code if isinstance(code, str) else None
+
+
+def _telling_line(error: Exception, url: sa.URL) -> str:
+    """The server's own words where there are any (a name with several addresses brings a line for each)."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
+    return without_secrets(next((line for line in lines if "FATAL" in line), lines[0]), url)
+
+
+# -- transactions --------------------------------------------------------------------------------------------------
+
+#: For one transaction only, so that a pooler cannot hand it on.
+_LOCK_TIMEOUT: Final = sa.text("SELECT set_config('lock_timeout', :lock_timeout, true)")
+
+#: First in each transaction that writes: how long it waits for a lock, and how long its client may be silent before
+#: it loses its own (its machine died; both for itself only, so that a pooler cannot hand it on), its number and its
+#: session.
+_BEGIN: Final = sa.text("""
+    SELECT set_config('lock_timeout', :lock_timeout, true) AS lock_timeout,
+        set_config('idle_in_transaction_session_timeout', '60s', true) AS silence,
+        CAST(pg_current_xact_id() AS text) AS xid, pg_backend_pid() AS pid
+""")
+
+#: Of which history of which cluster such a number is: a standby that takes over begins a new timeline. Not every
+#: hosted database tells.
+_HISTORY: Final = sa.text("""
+    SELECT (SELECT CAST(system_identifier AS text) FROM pg_control_system())
+        || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)
+""")
+
+#: What became of a transaction; NULL where it is too long ago.
+_FATE: Final = sa.text("""
+    SELECT CASE WHEN pg_is_in_recovery() THEN 'recovering' ELSE pg_xact_status(CAST(:xid AS xid8)) END
+""")
+
+#: Ends the session of a transaction that has lost its client: it would keep its locks until the server notices. One
+#: that is in the middle of its commit is left to it.
+_END_ORPHAN: Final = sa.text("""
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE pid = :pid AND backend_xid = CAST(CAST(:xid AS xid8) AS xid) AND (state LIKE 'idle%' OR NOT :committing)
+""")
+
+_HOLDERS: Final = sa.text("""
+    SELECT blocking.pid, usename, application_name, state, xact_start
+    FROM unnest(pg_blocking_pids(:pid)) AS blocking (pid) LEFT JOIN pg_stat_activity USING (pid)
+    ORDER BY xact_start LIMIT 3
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A transaction that has begun: its number, its session, and the history that the number belongs to, if known."""
+
+    xid: str
+    pid: int
+    history: str
+
+
+def _history_now(connection: sa.Connection) -> str:
+    """Of which history the server's transaction numbers are; "": it does not tell."""
+    try:
+        with connection.begin_nested():
+            return str(connection.execute(_HISTORY).scalar_one())
+    except driver_errors(connection) as error:
+        failure = explain(error, connection)
+    if isinstance(failure, ConfigurationError | FatalError):
+        return ""
+    raise failure
+
+
+def _holder(pid: int, user: str | None, application: str | None, state: str | None, since: Any) -> str:
+    """A session in words, as far as we may know it."""
+    if not pid:
+        return "a prepared transaction"
+    known = [f"user {user}" if user else "", application or "", state or ""]
+    told = ", ".join([*filter(None, known), *([f"since {since:%Y-%m-%d %H:%M:%S %Z}"] if since else [])])
+    return f"pid {pid} ({told})" if told else f"pid {pid}"
+
+
+def _array(kind: sa.types.TypeEngine[Any]) -> postgresql.ARRAY[Any]:
+    """Values of a type. Texts without its length: a cast would cut them to it without a word, and store another's."""
+    return postgresql.ARRAY(sa.Text() if isinstance(kind, sa.String) else kind)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+#: How an array's literal has its elements.
+_ELEMENTS: Final[Mapping[type, Callable[[Any], str]]] = {
+    NoneType: lambda _: "NULL",
+    str: _quoted,
+    int: str,
+    bool: str,
+    float: repr,
+    date: date.isoformat,
+    datetime: datetime.isoformat,
+    UUID: str,
+}
+
+
+def _listed(kind: sa.types.TypeEngine[Any], values: Sequence[Any]) -> sa.ColumnElement[Any]:
+    """Values as an array: one literal, which the server reads many times faster than an expression of single ones."""
+    array = _array(kind)
+    if not isinstance(kind, sa.JSON):
+        with suppress(KeyError):
+            if isinstance(kind, sa.String | sa.Date | sa.DateTime):  # mostly the same few, time and again
+                known = {value: _ELEMENTS[type(value)](value) for value in set(values)}
+                text = ",".join([known[value] for value in values])
+            else:
+                text = ",".join([_ELEMENTS[type(value)](value) for value in values])
+            return sa.cast(sa.literal(f"{{{text}}}", sa.Text), array)
+    return sa.cast(sa.literal(list(values), array), array)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f}"
+
+
+# -- SQL -----------------------------------------------------------------------------------------------------------
+
+
+@compiles(Ticker, "postgresql")
+def _compile_ticker(type_: Ticker, compiler: Any, **options: Any) -> str:
+    return f'VARCHAR({type_.length}) COLLATE "C"'
+
+
+@compiles(Json, "postgresql")
+def _compile_json(type_: Json, compiler: Any, **options: Any) -> str:
+    return "JSONB"
+
+
+@compiles(Merge, "postgresql")
+def _compile_merge(merge: Merge, compiler: Any, **options: Any) -> str:
+    table, source, on, sets, where, inserts = merge.parts(compiler, **options)
+    text = f"MERGE INTO {table} USING {source} ON {on}"
+    if sets:
+        text += f" WHEN MATCHED{f' AND {where}' if where else ''} THEN UPDATE SET {sets}"
+    return text + (f" WHEN NOT MATCHED THEN INSERT {inserts}" if inserts else "")
+
 
 _COLUMNS: Final = "ticker, timeframe, session, ts, open, high, low, close, volume, vwap, trades, source, run_id"
 
+_LOCK: Final = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+_TRY_LOCK: Final = sa.text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
 
-def sessions_between(ticker: str, after: date, before: date) -> Days:
-    """The sessions of a ticker's calendar strictly between two dates; shape (k,), datetime64[D]."""
-    sessions = calendar_for(asset_class(ticker)).sessions(after, before)
-    return sessions[(sessions > np.datetime64(after)) & (sessions < np.datetime64(before))]
+_RELAXED: Final = sa.text("SELECT set_config('synchronous_commit', 'off', true)")
+
+#: The transaction that holds a run's lock is idle from beat to beat. A machine that dies without a word is found out in
+#: a minute.
+_KEEP_IDLE: Final = sa.text("""
+    SELECT set_config('idle_in_transaction_session_timeout', '60s', true),
+        set_config('tcp_keepalives_idle', '20', true), set_config('tcp_keepalives_interval', '10', true),
+        set_config('tcp_keepalives_count', '3', true)
+""")
+
+#: Into ``bar``, of :func:`whole_rows`.
+COPY: Final = f"COPY bar ({_COLUMNS}) FROM STDIN (FORMAT binary)"
+
+#: In one question with the COPY: it is not released, which would be one more, but ends with the transaction.
+_SAVEPOINT: Final = "SAVEPOINT bars; "
+_BACK: Final = sa.text("ROLLBACK TO SAVEPOINT bars")
+
+#: What has to differ from what is stored, or is compared in the database for some other reason. Made once a session
+#: and emptied at each commit. A pooler gives the session, and the table with it, to other clients of the same user,
+#: older versions of this program among them: whoever changes the columns changes the name.
+_STAGE: Final = """
+    CREATE TEMPORARY TABLE IF NOT EXISTS staged_bar_2 (
+        ticker varchar(32) COLLATE "C" NOT NULL, session date NOT NULL, ts timestamptz NOT NULL,
+        open float8 NOT NULL, high float8 NOT NULL, low float8 NOT NULL, close float8 NOT NULL,
+        volume float8 NOT NULL, vwap float8, trades bigint
+    ) ON COMMIT DELETE ROWS;
+"""
+
+_EMPTY_STAGE: Final = sa.text("TRUNCATE staged_bar_2")
+
+_COPY_TO_STAGE: Final = (
+    "COPY staged_bar_2 (ticker, session, ts, open, high, low, close, volume, vwap, trades) FROM STDIN (FORMAT binary)"
+)
+
+#: Each staged row looks its bar up by the key, whatever the planner believes. It knows nothing of a table that has
+#: just been filled, and where it takes it for empty, it compares every staged row with every bar.
+_BY_KEY: Final = """
+    SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_material = off;
+    SET LOCAL jit = off;
+"""
+_AS_BEFORE: Final = sa.text("""
+    SET LOCAL enable_hashjoin = DEFAULT; SET LOCAL enable_mergejoin = DEFAULT; SET LOCAL enable_material = DEFAULT;
+    SET LOCAL jit = DEFAULT
+""")
+
+_SAME = "bar.ticker = staged.ticker AND bar.timeframe = :timeframe AND bar.ts = staged.ts"
+
+_DIFFERS = """
+    (bar.open, bar.high, bar.low, bar.close, bar.volume, bar.vwap, bar.trades) IS DISTINCT FROM
+    (staged.open, staged.high, staged.low, staged.close, staged.volume, staged.vwap, staged.trades)
+"""
+
+# Locked, in the order of the key: another vendor's flush, which holds other watermarks, may be at the same bars.
+_REVISE: Final = sa.text(f"""
+    INSERT INTO revision (source, ticker, timeframe, session, ts,
+        old_open, old_high, old_low, old_close, old_volume, old_vwap, old_trades,
+        new_open, new_high, new_low, new_close, new_volume, new_vwap, new_trades, run_id, old_run_id, seen_at)
+    SELECT :source, old.ticker, old.timeframe, old.session, old.ts,
+        old.open, old.high, old.low, old.close, old.volume, old.vwap, old.trades,
+        staged.open, staged.high, staged.low, staged.close, staged.volume, staged.vwap, staged.trades, :run_id,
+        old.run_id, COALESCE((SELECT as_of FROM run WHERE run_id = :run_id), now())
+    FROM staged_bar_2 AS staged
+    CROSS JOIN LATERAL (SELECT * FROM bar WHERE {_SAME} AND {_DIFFERS} FOR UPDATE) AS old
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))  # noqa: S608  (fixed text, no value in it)
+
+_MERGE: Final = sa.text(f"""
+    MERGE INTO bar USING staged_bar_2 AS staged ON {_SAME}
+    WHEN MATCHED AND {_DIFFERS} THEN UPDATE SET
+        open = staged.open, high = staged.high, low = staged.low, close = staged.close,
+        volume = staged.volume, vwap = staged.vwap, trades = staged.trades, source = :source, run_id = :run_id
+    WHEN NOT MATCHED THEN INSERT
+        (ticker, timeframe, session, ts, open, high, low, close, volume, vwap, trades, source, run_id)
+        VALUES (staged.ticker, :timeframe, staged.session, staged.ts, staged.open, staged.high, staged.low,
+                staged.close, staged.volume, staged.vwap, staged.trades, :source, :run_id)
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))  # noqa: S608  (fixed text, no value in it)
+
+#: A bar of none of these tickers, taken out and put back as it was.
+_PUT_BACK: Final = sa.text("""
+    WITH one AS (
+        SELECT ticker, timeframe, ts FROM bar WHERE timeframe = :timeframe AND ticker <> ALL(CAST(:tickers AS text[]))
+        LIMIT 1 FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM bar USING one
+        WHERE bar.ticker = one.ticker AND bar.timeframe = one.timeframe AND bar.ts = one.ts
+        RETURNING bar.*
+    )
+    INSERT INTO bar SELECT * FROM gone
+""")
+
+#: Constraints that are to be checked at the commit are so now.
+_AT_ONCE: Final = sa.text("SET CONSTRAINTS ALL IMMEDIATE")
+
+# Bound by the driver (COPY takes no parameters on the wire). OFFSET 0: each span is a scan of the index, in its order.
+_SERIES: Final = """
+    COPY (
+        SELECT CAST(named.n - 1 AS integer), bar.session, bar.ts, bar.open, bar.high, bar.low, bar.close, bar.volume,
+            coalesce(bar.vwap, 'NaN'), coalesce(bar.trades, -1)
+        FROM unnest(CAST(%(tickers)s AS text[])) WITH ORDINALITY AS named (ticker, n)
+        CROSS JOIN LATERAL (
+            SELECT * FROM bar WHERE bar.ticker = named.ticker AND bar.timeframe = %(timeframe)s
+                AND bar.source = %(source)s AND bar.ts BETWEEN %(lo)s AND %(hi)s
+                AND bar.session BETWEEN %(first)s AND %(last)s
+            ORDER BY bar.ticker, bar.timeframe, bar.ts OFFSET 0
+        ) AS bar
+        ORDER BY named.n, bar.ts
+    ) TO STDOUT (FORMAT binary)
+"""
+
+_STORED: Final = """
+    COPY (
+        SELECT CAST(span.n - 1 AS integer), bar.ts, bar.open, bar.high, bar.low, bar.close, bar.volume,
+            coalesce(bar.vwap, 'NaN'), coalesce(bar.trades, -1)
+        FROM unnest(CAST(%(tickers)s AS text[]), CAST(%(first)s AS timestamptz[]), CAST(%(last)s AS timestamptz[]))
+            WITH ORDINALITY AS span (ticker, first, last, n)
+        CROSS JOIN LATERAL (
+            SELECT * FROM bar WHERE bar.ticker = span.ticker AND bar.timeframe = %(timeframe)s
+                AND bar.ts BETWEEN span.first AND span.last
+            ORDER BY bar.ticker, bar.timeframe, bar.ts OFFSET 0
+        ) AS bar
+    ) TO STDOUT (FORMAT binary)
+"""
+
+#: Where one bar opens later than this after the one before, what is stored between them is not read.
+_APART: Final = np.timedelta64(7, "D")
+
+#: Bars that are compared at once.
+_COMPARED: Final = 65_536
+
+_FIELDS: Final = (
+    ("ticker", "int4"),
+    ("session", "date"),
+    ("ts", "timestamptz"),
+    *((name, "float8") for name in ("open", "high", "low", "close", "volume", "vwap")),
+    ("trades", "int8"),
+)
+_STORED_FIELDS: Final = (("span", "int4"), *_FIELDS[2:])
 
 
-class PostgresWriter:
-    """Writes outcomes; safe to use from several threads, each flush on a connection of its own.
+# -- views ---------------------------------------------------------------------------------------------------------
 
-    Args:
-        engine: an engine for ``postgresql+psycopg2``; its patience says how long a database that is away is waited
-            for.
-        retries: how often a flush is done again that lost a race: a deadlock, a failed serialization.
-        delay: seconds before the first of those; doubles each time.
-        lock_timeout: seconds to wait for a lock before the flush is rolled back and tried again, within the patience.
+
+class _Views(Views):
+    """The views as their migration has them: the same words, or the server takes them for others."""
+
+    one = ""
+
+    def over(self, window: str) -> str:
+        return "OVER latest_first"
+
+    def named(self, window: str) -> str:
+        return f"\n    WINDOW latest_first AS ({window})"
+
+    def by(self, column: str) -> str:
+        """Sorted against the window's order.
+
+        What is sorted is kept, and read again for free, where new tables without statistics make the planner expect
+        one bar and there are thousands.
+        """
+        return f"\n    ORDER BY {column}"
+
+    def product(self, factor: str, over: str) -> str:
+        return f"product({factor}) {over}".rstrip()
+
+    def product_of_ratios(self, over: str) -> str:
+        return self.product("split_from / split_to", over)
+
+    def close_before(self) -> str:
+        return """
+        CROSS JOIN LATERAL (
+            SELECT b.session, b.close FROM bar b
+            WHERE b.ticker = d.ticker AND b.timeframe = '1d' AND b.source = d.source
+              AND b.session < d.ex_date
+              AND b.ts < d.ex_date + 7 -- the key has no session, but every bar opens within days of its own
+            ORDER BY b.ts DESC LIMIT 1
+        ) c
+        WHERE d.ex_date <= (
+            SELECT b.session FROM bar b
+            WHERE b.ticker = d.ticker AND b.timeframe = '1d' AND b.source = d.source
+            ORDER BY b.ts DESC LIMIT 1)"""
+
+
+_PRODUCT: Final = (
+    "CREATE OR REPLACE AGGREGATE product(double precision) (SFUNC = float8mul, STYPE = double precision, "
+    "COMBINEFUNC = float8mul, INITCOND = '1', PARALLEL = SAFE)"
+)
+
+
+def _as_of(name: str, rows: str, body: str) -> tuple[str, str]:
+    """A function of an instant, and the same of a day: its end, the last microsecond of it in UTC.
+
+    They return rows of a table or view instead of columns of their own: columns would lose the collation of
+    ``ticker``, and with it the use of every index.
     """
+    head = "CREATE OR REPLACE FUNCTION {name}({argument})\nRETURNS SETOF {rows} LANGUAGE sql STABLE PARALLEL SAFE"
+    end = "((day + 1)::timestamp - interval '1 microsecond') AT TIME ZONE 'UTC'"
+    return (
+        f"{head.format(name=name, argument='instant timestamptz', rows=rows)} BEGIN ATOMIC {body};\nEND",
+        f"{head.format(name=name, argument='day date', rows=rows)} BEGIN ATOMIC\n    SELECT * FROM {name}({end});\nEND",  # noqa: S608
+    )
 
-    def __init__(self, engine: sa.Engine, *, retries: int = 3, delay: float = 0.5, lock_timeout: float = 30.0) -> None:
-        self._redo = Redo(engine, retries=retries, delay=delay, lock_timeout=lock_timeout)
 
-    def flush(
-        self,
-        run_id: UUID,
-        source: str,
-        timeframe: str,
-        outcomes: Sequence[Outcome],
-        calls: int = 0,
-        at: datetime | None = None,
-        claims: Sequence[int] = (),
-    ) -> FlushResult:
-        """Write outcomes and all that follows from them in one transaction.
+#: The functions, with the types of their arguments; and what they and the views need.
+FUNCTIONS: Final = tuple(
+    f"{name}({argument})"
+    for name in ("bar_as_of", "bar_adjusted_as_of", "split_factor_as_of")
+    for argument in ("date", "timestamptz")
+)
+AGGREGATES: Final = ("product(double precision)",)
 
-        Where the database refuses a value, that value alone is kept apart: a bar in quarantine under the rule
-        ``refused``, with the database's words; what else it does not take costs its ticker the answer.
 
-        Args:
-            run_id: the run that does it; its row in ``run`` exists.
-            source: the vendor.
-            timeframe: of every bar in ``outcomes``.
-            outcomes: what came of the calls.
-            calls: HTTP attempts since the last flush, for the run's counter.
-            at: the instant of the outcomes, aware; None: the machine's present one.
-            claims: those on the cells of ``outcomes``, to be closed with them; see :meth:`claim`.
+# -- grants --------------------------------------------------------------------------------------------------------
 
-        Raises:
-            ConfigurationError: the database refuses for a reason that a person has to mend.
-            RetryableError: it could not be reached, or was locked, for longer than the patience; a race was lost too
-                often.
-            RunEndingError: the run is being stopped while the database is waited for.
-            FatalError: it refused a statement, or takes nothing at all.
-        """
-        when = at or Clock().now()
+#: As long as a name can be, in bytes.
+_LONGEST: Final = 63
 
-        def write(
-            parts: Sequence[Outcome], calls: int = 0, claims: Sequence[int] = (), keep: bool = True
-        ) -> FlushResult:
-            def work(connection: sa.Connection) -> FlushResult:
-                if claims:
-                    close(connection, outcomes, claims)
-                result = self._flush(connection, run_id, source, timeframe, parts, calls, when)
-                if not keep:
-                    undo(connection)
-                return result
+_WRITE: Final = "SELECT, INSERT, UPDATE, DELETE"
+_READ: Final = "SELECT"
 
-            return self._redo(work)
+_KNOWN_ROLE: Final = sa.text("SELECT rolname FROM pg_roles WHERE rolname = :name AND rolname NOT LIKE 'pg\\_%'")
 
-        def without_poison(parts: Sequence[Outcome]) -> Sequence[Outcome]:
-            def work(connection: sa.Connection) -> Sequence[Outcome]:
-                key = {"source": source, "timeframe": timeframe}
-                mended = self._without_poison(connection, key, run_id, parts)
-                undo(connection)
-                return mended
+#: What a role lacks of what it was granted: whoever may not grant a right gets a warning, not an error.
+_LACKING: Final = sa.text("""
+    SELECT format('%s on %s', wanted.privilege, named.name)
+    FROM unnest(CAST(:names AS text[])) AS named (name)
+    CROSS JOIN unnest(CAST(:privileges AS text[])) AS wanted (privilege)
+    WHERE NOT has_table_privilege(:role, format('%I.%I', current_schema(), named.name), wanted.privilege)
+    UNION ALL
+    SELECT format('%s on the database', wanted.privilege)
+    FROM unnest(CAST(:on_database AS text[])) AS wanted (privilege)
+    WHERE NOT has_database_privilege(:role, current_database(), wanted.privilege)
+    UNION ALL
+    SELECT 'USAGE on the schema' WHERE NOT has_schema_privilege(:role, current_schema(), 'USAGE')
+""")
 
-            try:
-                return self._redo(work)
-            except RefusedError:
-                return parts  # no bar is at fault: not even the watermarks are taken
 
-        def takes_any() -> bool:
-            call = TickerRange(STRANGER, (outcomes[0].sessions[0].item(),))
-            try:
-                write([Outcome(call, _NOTHING, (STRANGER,), outcomes[0].sessions[:1], "failed", "a test")], keep=False)
-            except RefusedError:
-                return False
-            return True
+def _grants(database: str, schema: str, role: str, version: int, *, writes: bool) -> Iterator[sql.Composed]:
+    """The statements; names are quoted by the driver, as a name cannot be bound."""
+    grantee, inside = sql.Identifier(role), sql.Identifier(schema)
 
-        try:
-            return write(outcomes, calls, claims)
-        except RefusedError as error:
-            if not outcomes:
-                raise
-            log.warning("%s: %s; looking for what is at fault", error.what, error.value)
-        mended = without_poison(outcomes)
-        with suppress(RefusedError):
-            return write(mended, calls, claims)
-        result = store_by_ticker(mended, write, without_poison, takes_any)
-        result.add(write([], calls, claims))
-        return result
+    def on(what: str, privileges: str, *names: sql.Composable) -> sql.Composed:
+        listed = sql.SQL(", ").join(names)
+        return sql.SQL("GRANT {} ON {} {} TO {}").format(sql.SQL(privileges), sql.SQL(what), listed, grantee)
 
-    def mark(self) -> str:
-        """The present moment, as :meth:`claim` wants it: taken before a run reads what is stored."""
-        return self._redo(lambda connection: str(connection.execute(MARK).scalar_one()))
+    def of(names: Sequence[str]) -> list[sql.Composable]:
+        return [sql.Identifier(schema, name) for name in names]
 
-    def claim(self, run_id: UUID, source: str, timeframe: str, call: Call, mark: str) -> Claim:
-        """Claim the cells of a call before it is made, so that no other run fetches them meanwhile or after it.
+    # The staging table is a temporary one.
+    yield on("DATABASE", "CONNECT, TEMPORARY" if writes else "CONNECT", sql.Identifier(database))
+    yield on("SCHEMA", "USAGE", inside)
+    yield on("TABLE", _WRITE if writes else _READ, *of(list(metadata.tables)))
+    yield on("TABLE", _READ, *of([*VIEWS, VERSION]))
+    callable_ = (*FUNCTIONS, *AGGREGATES)
+    yield on("FUNCTION", "EXECUTE", *(sql.SQL("{}.{}").format(inside, sql.SQL(name)) for name in callable_))
+    if writes and version >= 170_000:
+        yield on("TABLE", "MAINTAIN", *of(["ticker_history"]))  # it is analyzed when it was filled
+    yield sql.SQL("ALTER DEFAULT PRIVILEGES IN SCHEMA {} GRANT {} ON TABLES TO {}").format(
+        inside, sql.SQL(_WRITE if writes else _READ), grantee
+    )
 
-        Args:
-            run_id: the run, which is alive.
-            source: the vendor.
-            timeframe: of the bars.
-            call: the call.
-            mark: the moment that the run was planned at; what others fetched since is not fetched again.
 
-        Raises:
-            ClosingbellError: as :meth:`flush`.
-        """
-        return self._redo(lambda connection: take(connection, run_id, source, timeframe, call, mark))
+class Postgres(Database):
+    """PostgreSQL."""
 
-    def take_out(
-        self, run_id: UUID, source: str, timeframe: str, bars: Bars, rules: Sequence[str], at: datetime
-    ) -> list[tuple[str, date, str]]:
-        """Take stored bars that proved bad out of ``bar`` into quarantine, in one transaction.
+    name: ClassVar[str] = "postgresql"
+    port: ClassVar[int] = 5432
+    snapshot: ClassVar[Mapping[str, Any]] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
-        Their cells become gaps, and ``revision`` keeps the old values with no new ones. A bar whose close or volume
-        is no longer the one given stays.
+    def __init__(self) -> None:
+        self._history: str | None = None  # of the server as it was met last; "": it does not tell
 
-        Args:
-            run_id: the run that found them out.
-            source: the vendor whose ledger it is.
-            timeframe: of the bars.
-            bars: as they are stored.
-            rules: shape (n,): the rule that each broke.
-            at: the instant of the finding, aware.
+    # -- connecting ----------------------------------------------------------------------------------------------
 
-        Returns:
-            Ticker, session and rule of each bar taken out.
-
-        Raises:
-            ClosingbellError: as :meth:`flush`.
-        """
-        rows = bars.rows
-        values = {
-            "run_id": run_id,
-            "source": source,
-            "timeframe": timeframe,
-            "at": at,
-            "tickers": [bars.tickers[i] for i in rows["ticker"]],
-            "instants": _instants(rows["ts"]),
-            "rules": list(rules),
-            "closes": rows["close"].tolist(),
-            "volumes": rows["volume"].tolist(),
-        }
-
-        def work(connection: sa.Connection) -> list[tuple[str, date, str]]:
-            key = {"source": source, "timeframe": timeframe}
-            connection.execute(sql.LOCK_MARKS, {**key, "tickers": sorted(set(values["tickers"]))})
-            return [tuple(row) for row in connection.execute(sql.TAKE_OUT, values)]
-
-        return self._redo(work) if len(rows) else []
-
-    def _flush(
-        self,
-        connection: sa.Connection,
-        run_id: UUID,
-        source: str,
-        timeframe: str,
-        outcomes: Sequence[Outcome],
-        calls: int,
-        at: datetime,
-    ) -> FlushResult:
-        key = {"source": source, "timeframe": timeframe}
-        asked = spans(outcomes)
-        marks = self._lock(connection, key, run_id, asked) if asked else {}
-        settlement = Settlement(marks, _gaps(connection, key, asked) if asked else {}, sessions_between, at)
-        result = FlushResult()
-        fresh, overlapping = [], []
-        for outcome in outcomes:
-            is_fresh = settlement.settle(outcome)
-            accepted = outcome.verdict.accepted
-            result.stored += len(accepted)
-            result.add(FlushResult(examples={rule: list(named) for rule, named in outcome.verdict.examples.items()}))
-            fresh.append(accepted.where(is_fresh))
-            overlapping.append(accepted.where(~is_fresh))
-            result.quarantined += self._quarantine(connection, key, run_id, outcome)
-        self._load(connection, key, run_id, _joined(fresh), _joined(overlapping), result)
-        result.absent = settlement.absent
-        result.gaps = self._write_ledger(connection, key, run_id, settlement)
-        result.holes = settlement.holes(outcomes)
-        connection.execute(
-            sql.COUNT,
-            {
-                "run_id": run_id,
-                "calls": calls,
-                "cells": sum(len(outcome.call.cells) for outcome in outcomes),
-                "stored": result.stored,
-                "inserted": result.inserted,
-                "rewritten": result.rewritten,
-            },
+    def engine(self, url: sa.URL, connections: int) -> sa.Engine:
+        url = url.set(drivername="postgresql+psycopg2")
+        tls = tls_of(url)
+        if tls is None:
+            raise unreadable()
+        return sa.create_engine(
+            url,
+            pool_size=connections,
+            max_overflow=2,
+            pool_pre_ping=True,
+            # Whatever the role's default: who has waited for a lock has to see what it guarded.
+            isolation_level="READ COMMITTED",
+            hide_parameters=True,
+            connect_args={"connect_timeout": 10, "application_name": "closingbell", **_KEEPALIVE, **tls},
         )
-        return result
 
-    def _without_poison(
-        self, connection: sa.Connection, key: dict[str, str], run_id: UUID, outcomes: Sequence[Outcome]
-    ) -> Sequence[Outcome]:
-        """The same outcomes, the bars that the database refuses in quarantine; the transaction is to be undone."""
-        self._lock(connection, key, run_id, spans(outcomes))
-        accepted = [outcome.verdict.accepted for outcome in outcomes]
-        whole = _joined(accepted)
-        if not len(whole):
-            return outcomes
-        tried = np.flatnonzero(_is_latest(whole))
+    def explain(self, error: Exception, url: sa.URL) -> ClosingbellError:
+        text = _telling_line(error, url)
+        where = f"{url.host or url.query.get('host') or 'local socket'}:{url.port or self.port}/{url.database}"
+        value = f"{where} says {text!r}"
+        known, state = _known(error, next((code for code in map(_sqlstate, chain(error)) if code), None), text)
+        if known:
+            kind, what, fix = known
+            return kind(what, value=value, fix=fix)
+        if state and _is_of_values(state):
+            return RefusedError(REFUSED, value=value, message=_message(error, url) or text)
+        return FatalError(REFUSED, value=value)
 
-        def load(connection: sa.Connection, bars: Bars) -> None:
-            _merge(connection, key, run_id, bars)
-            connection.execute(sql.EMPTY_STAGE)
+    # -- transactions --------------------------------------------------------------------------------------------
 
-        found = find_poison(connection, Bars(whole.tickers, whole.rows[tried], whole.timeframe), load)
-        refused = {int(tried[position]): said for position, said in found.items()}
-        ends = np.cumsum([len(bars) for bars in accepted])
-        return [
-            outcome.without({row - begin: said for row, said in refused.items() if begin <= row < end})
-            for outcome, begin, end in zip(outcomes, [0, *ends[:-1].tolist()], ends.tolist(), strict=True)
-        ]
+    def bound(self, connection: sa.Connection, lock_timeout: float) -> None:
+        if lock_timeout:
+            connection.execute(_LOCK_TIMEOUT, {"lock_timeout": _milliseconds(lock_timeout)})
 
-    def _lock(
-        self, connection: sa.Connection, key: dict[str, str], run_id: UUID, asked: Mapping[str, Watermark]
-    ) -> dict[str, Watermark]:
-        """Lock the watermarks of the tickers, making those that are missing, and return what was known before.
+    def begin(self, connection: sa.Connection, lock_timeout: float, tries: int) -> _Begun:
+        history = self._history
+        if history is None:
+            history = self._history = _history_now(connection)
+        row = connection.execute(_BEGIN, {"lock_timeout": _milliseconds(lock_timeout)}).one()
+        return _Begun(row.xid, row.pid, history)
 
-        Rows are made first and locked after, each in the order of the tickers: two writers of overlapping
-        tickers then wait for each other and never deadlock.
-        """
-        names = sorted(asked)
-        known = {row.ticker for row in connection.execute(sql.MARKS, {**key, "tickers": names})}
-        new = [name for name in names if name not in known]
-        made: set[str] = set()
-        if new:
-            rows = connection.execute(
-                sql.MAKE_MARKS,
-                {
-                    **key,
-                    "run_id": run_id,
-                    "tickers": new,
-                    "firsts": [asked[name].first for name in new],
-                    "lasts": [asked[name].last for name in new],
-                },
-            )
-            made = {row.ticker for row in rows}
-        locked = connection.execute(sql.LOCK_MARKS, {**key, "tickers": names})
-        return {row.ticker: Watermark(row.first_session, row.last_session) for row in locked if row.ticker not in made}
+    def fate(self, connection: sa.Connection, begun: _Begun, *, committing: bool) -> bool:
+        history = self._history = _history_now(connection)
+        if history and begun.history and history != begun.history:
+            return False
+        fate: str | None = connection.execute(_FATE, {"xid": begun.xid}).scalar_one()
+        if fate == "in progress":
+            connection.execute(_END_ORPHAN, {"xid": begun.xid, "pid": begun.pid, "committing": committing})
+        if fate not in ("in progress", "recovering"):
+            return fate == "committed" and committing and bool(history and begun.history)
+        what = "nobody knows yet whether the commit was made" if committing else "a lost session has not ended"
+        raise AwayError(what, value=f"transaction {begun.xid}, {fate}")
 
-    def _load(
+    def lost(self) -> None:
+        self._history = None
+
+    def holders(self, connection: sa.Connection, begun: _Begun) -> list[str]:
+        return [_holder(*row) for row in connection.execute(_HOLDERS, {"pid": begun.pid})]
+
+    # -- locks ---------------------------------------------------------------------------------------------------
+
+    def lock(self, connection: sa.Connection, name: str) -> None:
+        connection.execute(_LOCK, {"name": f"closingbell {name}"})
+
+    def try_lock(self, connection: sa.Connection, name: str) -> bool:
+        return bool(connection.execute(_TRY_LOCK, {"name": f"closingbell {name}"}).scalar_one())
+
+    def keep_idle(self, connection: sa.Connection) -> None:
+        connection.execute(_KEEP_IDLE)
+
+    def relaxed(self, connection: sa.Connection) -> None:
+        connection.execute(_RELAXED)
+
+    # -- values --------------------------------------------------------------------------------------------------
+
+    def rows(self, connection: sa.Connection, name: str, columns: Mapping[str, Values]) -> sa.FromClause:
+        arrays = [_listed(sa.types.to_instance(kind), values) for kind, values in columns.values()]
+        typed = [sa.column(column, kind) for column, (kind, _) in columns.items()]
+        return sa.func.unnest(*arrays).table_valued(*typed).render_derived(name=name)
+
+    def among(
+        self, connection: sa.Connection, column: sa.ColumnElement[Any], values: Iterable[Any]
+    ) -> sa.ColumnElement[bool]:
+        # Not = ANY: the planner weighs each of its values, which takes longer than finding their rows by a key.
+        return column.in_(sa.select(sa.func.unnest(_listed(column.type, list(values)))))
+
+    def lists(self, column: sa.ColumnElement[Any], text: str) -> sa.ColumnElement[bool]:
+        return column.bool_op("?")(sa.literal(text, sa.String))
+
+    def insert_missing(
         self,
         connection: sa.Connection,
-        key: dict[str, str],
-        run_id: UUID,
-        fresh: Bars,
-        overlapping: Bars,
-        result: FlushResult,
-    ) -> None:
+        table: sa.Table,
+        values: Mapping[str, sa.ColumnElement[Any]],
+        rows: sa.Select[Any],
+    ) -> int:
+        # SQLAlchemy's own clause for it keeps a statement out of its cache.
+        insert = sa.insert(table).from_select(list(values), rows.suffix_with("ON CONFLICT DO NOTHING"))
+        return connection.execute(insert, execution_options={"preserve_rowcount": True}).rowcount
+
+    # -- bars ----------------------------------------------------------------------------------------------------
+
+    def load(self, connection: sa.Connection, series: Series, fresh: Bars, others: Bars) -> tuple[int, int]:
+        inserted = rewritten = 0
         if len(fresh):
-            try:
-                with connection.begin_nested():
-                    _copy(connection, f"COPY bar ({_COLUMNS}) FROM STDIN (FORMAT binary)", _rows(fresh, key, run_id))
-                result.inserted += len(fresh)
-            except psycopg2.errors.UniqueViolation:
+            if _insert(connection, series, ordered(fresh)):
+                inserted += len(fresh)
+            else:
                 # Somebody removed ledger rows but left the bars, or another source's bars are there: they are
                 # compared, not trusted to be absent.
-                overlapping = _joined([fresh, overlapping])
-        if len(overlapping):
-            rewritten, inserted = _merge(connection, key, run_id, _latest(overlapping))
-            result.rewritten += rewritten
-            result.inserted += inserted
+                others = joined([fresh, others])
+        if len(others):
+            others = ordered(latest(others))
+            absent, changed = _compared(connection, series, others)
+            if absent.any():
+                if _insert(connection, series, others.where(absent)):
+                    inserted += int(np.count_nonzero(absent))
+                else:  # another source was quicker just now
+                    changed |= absent
+            if changed.any():
+                rewritten, more = _merge(connection, series, others.where(changed))
+                inserted += more
+        return inserted, rewritten
 
-    def _quarantine(self, connection: sa.Connection, key: dict[str, str], run_id: UUID, outcome: Outcome) -> int:
-        bars = outcome.verdict.quarantined
-        if not len(bars):
-            return 0
-        rows = bars.rows
-        columns: dict[str, list[Any]] = {name: _nullable(rows[name]) for name in VALUES}
-        connection.execute(
-            sql.QUARANTINE,
-            {
-                **key,
-                **columns,
-                "run_id": run_id,
-                "tickers": [bars.tickers[i] for i in rows["ticker"]],
-                "instants": _instants(rows["ts"]),
-                "copies": _copies(bars).tolist(),
-                "sessions": rows["session"].tolist(),
-                "rules": list(outcome.verdict.rules),
-                "messages": list(outcome.verdict.messages) or [None] * len(bars),
-            },
+    def refused(self, connection: sa.Connection, series: Series, bars: Bars) -> dict[int, str]:
+        def load(connection: sa.Connection, bars: Bars) -> None:
+            _merge(connection, series, bars)
+            connection.execute(_EMPTY_STAGE)
+            connection.execute(_AT_ONCE)
+
+        def put_back(connection: sa.Connection, bars: Bars) -> int:
+            values = {"timeframe": bars.timeframe, "tickers": list(bars.tickers)}
+            count = connection.execute(_PUT_BACK, values).rowcount
+            connection.execute(_AT_ONCE)
+            return count
+
+        return find_poison(connection, bars, load, put_back)
+
+    def series(
+        self, connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str], first: date, last: date
+    ) -> Bars:
+        lo, hi = around(first, last)
+        values: dict[str, Any] = {"tickers": list(tickers), "source": source, "timeframe": timeframe}
+        values |= {"first": first, "last": last, "lo": lo, "hi": hi}
+        rows = _read(connection, _SERIES, values, _FIELDS)
+        block = np.empty(len(rows), BAR)
+        for name, _ in _FIELDS:
+            block[name] = rows[name]
+        return Bars(tuple(tickers), block, timeframe)
+
+    # -- schema --------------------------------------------------------------------------------------------------
+
+    def views(self) -> Sequence[str]:
+        made = _Views()
+        return (
+            _PRODUCT,
+            *made.create(),
+            *_as_of("split_factor_as_of", "split_factor", made.split_factor_as_of()),
+            *_as_of("bar_adjusted_as_of", "bar_adjusted", made.bar_adjusted_as_of("split_factor_as_of(instant)")),
+            *_as_of("bar_as_of", "bar", made.bar_as_of()),
         )
-        return len(bars)
 
-    def _write_ledger(
-        self, connection: sa.Connection, key: dict[str, str], run_id: UUID, settlement: Settlement
-    ) -> int:
-        marks = sorted(settlement.new_marks.items())
-        if marks:
-            connection.execute(
-                sql.SET_MARKS,
-                {
-                    **key,
-                    "run_id": run_id,
-                    "tickers": [ticker for ticker, _ in marks],
-                    "firsts": [mark.first for _, mark in marks],
-                    "lasts": [mark.last for _, mark in marks],
-                },
+    def drop_views(self) -> Sequence[str]:
+        return (
+            *(f"DROP FUNCTION IF EXISTS {signature}" for signature in FUNCTIONS),
+            *(f"DROP VIEW IF EXISTS {name}" for name in VIEWS),
+            *(f"DROP AGGREGATE IF EXISTS {signature}" for signature in AGGREGATES),
+        )
+
+    def analyze(self, connection: sa.Connection, table: sa.Table) -> None:
+        connection.exec_driver_sql(f"ANALYZE {connection.dialect.identifier_preparer.format_table(table)}")
+
+    # -- grants --------------------------------------------------------------------------------------------------
+
+    def role(self, connection: sa.Connection, name: str) -> str:
+        fits = name and "\0" not in name and len(name.encode(errors="replace")) <= _LONGEST
+        if fits and connection.execute(_KNOWN_ROLE, {"name": name}).first():
+            return name
+        raise ConfigurationError(
+            "there is no such role in the database",
+            value=repr(visible(name[:_LONGEST])),
+            fix="Write it as \\du lists it, or make it first: CREATE ROLE name LOGIN PASSWORD '...'.",
+        )
+
+    def grant(self, connection: sa.Connection, role: str, *, writes: bool) -> None:
+        driver: Any = connection.connection
+        with driver.cursor() as cursor:
+            cursor.execute("SELECT current_database(), current_schema(), current_setting('server_version_num')::int")
+            database, schema, version = cursor.fetchone()
+            for statement in _grants(database, schema, role, version, writes=writes):
+                cursor.execute(statement)
+        lacking = connection.execute(
+            _LACKING,
+            {
+                "role": role,
+                "names": list(metadata.tables),
+                "privileges": (_WRITE if writes else _READ).split(", "),
+                "on_database": ["CONNECT", "TEMPORARY"] if writes else ["CONNECT"],
+            },
+        ).scalars()
+        if missing := list(lacking):
+            raise ConfigurationError(
+                f"{connection.engine.url.username} may not grant what {role} needs",
+                value=", ".join(missing[:3]),
+                fix="Run this as the owner of the database and of its tables.",
             )
-        closed = settlement.closed_gaps
-        if closed:
-            connection.execute(
-                sql.CLOSE_GAPS, {**key, "tickers": [t for t, _ in closed], "sessions": [s for _, s in closed]}
-            )
-        gaps = settlement.new_gaps
-        if gaps:
-            connection.execute(
-                sql.SET_GAPS,
-                {
-                    **key,
-                    "run_id": run_id,
-                    "tickers": [gap.ticker for gap in gaps],
-                    "sessions": [gap.session for gap in gaps],
-                    "reasons": [gap.reason for gap in gaps],
-                    "attempts": [gap.attempts for gap in gaps],
-                    "errors": [gap.last_error for gap in gaps],
-                    "asked": [gap.asked_at for gap in gaps],
-                },
-            )
-        return len(gaps)
 
 
-def _gaps(
-    connection: sa.Connection, key: dict[str, str], asked: Mapping[str, Watermark]
-) -> dict[tuple[str, date], Gap]:
-    """The gaps of the tickers from the session before the first one asked of any of them to the last one."""
-    rows = connection.execute(
-        sql.GAPS,
-        {
-            **key,
-            "tickers": list(asked),
-            "first": min(span.first for span in asked.values()) - LOOK_BACK,
-            "last": max(span.last for span in asked.values()),
-        },
-    )
-    return {(row.ticker, row.session): Gap(*row) for row in rows}
+def whole_rows(bars: Bars, series: Series) -> Callable[[slice], list[Field]]:
+    """What gives the columns of a part of the bars, as :data:`COPY` has them."""
+
+    def fields(part: slice) -> list[Field]:
+        rows = bars.rows[part]
+        return [
+            Field.texts(bars.tickers, rows["ticker"]),
+            Field.constant(series.timeframe.encode(), len(rows)),
+            Field.dates(rows["session"]),
+            Field.instants(rows["ts"]),
+            *_measured(rows),
+            Field.constant(series.source.encode(), len(rows)),
+            Field.constant(series.run_id.bytes, len(rows)),
+        ]
+
+    return fields
 
 
-def _merge(connection: sa.Connection, key: dict[str, str], run_id: UUID, bars: Bars) -> tuple[int, int]:
-    """Stage and merge: how many bars were rewritten, and how many were not there at all."""
-    connection.execute(sql.STAGE)
-    _copy(connection, sql.COPY_TO_STAGE, binary(_staged(bars.rows)))
+def _insert(connection: sa.Connection, series: Series, bars: Bars) -> bool:
+    """Write bars that are taken to be absent; False, and nothing is written, where one is there."""
+    try:
+        _copy(connection, _SAVEPOINT + COPY, Rows(len(bars), whole_rows(bars, series)))
+    except psycopg2.errors.UniqueViolation:
+        connection.execute(_BACK)
+        return False
+    return True
+
+
+def _compared(connection: sa.Connection, series: Series, bars: Bars) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which bars are not stored, and which are with other values.
+
+    What another vendor's flush does at the same time is seen or not: in doubt the database is asked again, by the
+    unique key or by the MERGE.
+
+    Args:
+        connection: in a transaction.
+        series: whose bars they are.
+        bars: each key once, in its order.
+
+    Returns:
+        Two masks, shape (n,).
+    """
+    absent, changed = np.empty(len(bars), np.bool_), np.empty(len(bars), np.bool_)
+    for first in range(0, len(bars), _COMPARED):
+        part = slice(first, first + _COMPARED)
+        rows = bars.rows[part]
+        span = _spans(rows)
+        stored = _stored(connection, series, bars.tickers, rows, span)
+        here, there = _places(span, rows["ts"], stored["span"], stored["ts"])
+        found = np.minimum(np.searchsorted(there, here), max(len(there) - 1, 0))
+        absent[part] = there[found] != here if len(there) else True
+        differs = ~absent[part]
+        if len(there):
+            same = np.ones(len(rows), np.bool_)
+            for name in VALUES:
+                mine, its = rows[name], stored[name][found]
+                equal = mine == its
+                same &= equal if name == "trades" else equal | (np.isnan(mine) & np.isnan(its))
+            differs &= ~same
+        changed[part] = differs
+    return absent, changed
+
+
+def _spans(rows: NDArray[np.void]) -> NDArray[np.int64]:
+    """Which span each bar is in, counted from 0: bars of one ticker that lie close together; shape (n,)."""
+    apart = np.zeros(len(rows), np.int64)
+    apart[1:] = (rows["ticker"][1:] != rows["ticker"][:-1]) | (rows["ts"][1:] - rows["ts"][:-1] > _APART)
+    return apart.cumsum()
+
+
+def _stored(
+    connection: sa.Connection, series: Series, tickers: Sequence[str], rows: NDArray[np.void], span: NDArray[np.int64]
+) -> NDArray[np.void]:
+    """The bars that are stored in the spans, in the order of spans and instants."""
+    first = np.flatnonzero(np.diff(span, prepend=-1))
+    last = np.append(first[1:], len(rows)) - 1
     values = {
-        **key,
-        "run_id": run_id,
-        "tickers": list(bars.tickers),
-        "lo": bars.rows["ts"].min().item(),
-        "hi": bars.rows["ts"].max().item(),
+        "tickers": [tickers[i] for i in rows["ticker"][first]],
+        "timeframe": series.timeframe,
+        "first": _instants(rows["ts"][first]),
+        "last": _instants(rows["ts"][last]),
     }
-    values = {name: _aware(value) if isinstance(value, datetime) else value for name, value in values.items()}
-    rewritten = connection.execute(sql.REVISE, values).rowcount
-    touched = connection.execute(sql.MERGE, values).rowcount
+    return _read(connection, _STORED, values, _STORED_FIELDS)
+
+
+def _instants(values: NDArray[np.datetime64]) -> str:
+    """UTC instants as one literal of the database's: thousands of single ones take longer than reading the bars."""
+    return f"{{{','.join(f'{text}Z' for text in np.datetime_as_string(values).tolist())}}}"
+
+
+def _places(
+    span: NDArray[np.int64], ts: NDArray[np.datetime64], its_span: NDArray[np.int32], its_ts: NDArray[np.datetime64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Span and instant as one number, for both sides; each is ascending."""
+    if len(span) == len(its_span) and (span == its_span).all() and (ts == its_ts).all():
+        return (place := np.arange(len(span))), place
+    instants, rank = np.unique(np.concatenate([ts, its_ts]), return_inverse=True)
+    here = span * len(instants) + rank[: len(ts)]
+    there = its_span.astype(np.int64) * len(instants) + rank[len(ts) :]
+    return here, there
+
+
+def _read(
+    connection: sa.Connection, statement: str, values: Mapping[str, Any], fields: Sequence[tuple[str, str]]
+) -> NDArray[np.void]:
+    """The rows of a COPY TO."""
+    stream = io.BytesIO()
+    driver: Any = connection.connection
+    with driver.cursor() as cursor:
+        cursor.copy_expert(cursor.mogrify(statement, values), stream)
+    return parse(stream.getvalue(), fields)
+
+
+def _merge(connection: sa.Connection, series: Series, bars: Bars) -> tuple[int, int]:
+    """Stage and merge: how many bars were rewritten, and how many were not there at all."""
+
+    def fields(part: slice) -> list[Field]:
+        rows = bars.rows[part]
+        names = Field.texts(bars.tickers, rows["ticker"])
+        return [names, Field.dates(rows["session"]), Field.instants(rows["ts"]), *_measured(rows)]
+
+    bars = ordered(bars)
+    _copy(connection, _BY_KEY + _STAGE + _COPY_TO_STAGE, Rows(len(bars), fields))
+    values = {"source": series.source, "timeframe": series.timeframe, "run_id": series.run_id}
+    rewritten = connection.execute(_REVISE, values).rowcount
+    touched = connection.execute(_MERGE, values).rowcount
+    connection.execute(_AS_BEFORE)
     return rewritten, touched - rewritten
 
 
-def _copy(connection: sa.Connection, statement: str, stream: bytes) -> None:
+def _copy(connection: sa.Connection, statement: str, rows: Rows) -> None:
     driver: Any = connection.connection
     with driver.cursor() as cursor:
-        cursor.copy_expert(statement, io.BytesIO(stream))
+        cursor.copy_expert(statement, rows)
 
 
 def _measured(rows: NDArray[np.void]) -> list[Field]:
     prices = [Field.numbers(rows[name], ">f8") for name in ("open", "high", "low", "close", "volume")]
     vwap = Field.numbers(rows["vwap"], ">f8", np.isnan(rows["vwap"]))
     return [*prices, vwap, Field.numbers(rows["trades"], ">i8", rows["trades"] == NO_TRADES)]
-
-
-def _rows(bars: Bars, key: dict[str, str], run_id: UUID) -> bytes:
-    """The COPY stream of whole rows of ``bar``, in the order of its key."""
-    rows, n = bars.rows, len(bars)
-    return binary(
-        [
-            Field.texts(bars.tickers, rows["ticker"]),
-            Field.constant(key["timeframe"].encode(), n),
-            Field.dates(rows["session"]),
-            Field.instants(rows["ts"]),
-            *_measured(rows),
-            Field.constant(key["source"].encode(), n),
-            Field.constant(run_id.bytes, n),
-        ]
-    )
-
-
-def _staged(rows: NDArray[np.void]) -> list[Field]:
-    return [
-        Field.numbers(rows["ticker"] + 1, ">i4"),
-        Field.dates(rows["session"]),
-        Field.instants(rows["ts"]),
-        *_measured(rows),
-    ]
-
-
-def _joined(blocks: Sequence[Bars]) -> Bars:
-    parts = [block for block in blocks if len(block)]
-    if len(parts) <= 1:
-        return parts[0] if parts else Bars(())
-    return Bars.concat(parts)
-
-
-def _latest(bars: Bars) -> Bars:
-    """Each bar once: of several answers in one flush the last one counts, and a MERGE takes no row twice."""
-    return bars.where(_is_latest(bars))
-
-
-def _is_latest(bars: Bars) -> NDArray[np.bool_]:
-    """Which bars have none of the same ticker and instant after them; shape (n,)."""
-    rows = bars.rows
-    order = np.lexsort((rows["ts"], rows["ticker"]))
-    ordered = rows[order]
-    last = np.ones(len(rows), np.bool_)
-    last[:-1] = (ordered["ticker"][1:] != ordered["ticker"][:-1]) | (ordered["ts"][1:] != ordered["ts"][:-1])
-    kept = np.zeros(len(rows), np.bool_)
-    kept[order[last]] = True
-    return kept
-
-
-def _copies(bars: Bars) -> NDArray[np.int64]:
-    """For each bar, how many of the same ticker and instant stand before it in the block; shape (n,)."""
-    order = np.lexsort((bars.rows["ts"], bars.rows["ticker"]))
-    rows = bars.rows[order]
-    starts = np.ones(len(rows), np.bool_)
-    starts[1:] = (rows["ticker"][1:] != rows["ticker"][:-1]) | (rows["ts"][1:] != rows["ts"][:-1])
-    begin = np.maximum.accumulate(np.where(starts, np.arange(len(rows)), 0))
-    copies = np.empty(len(rows), np.int64)
-    copies[order] = np.arange(len(rows)) - begin
-    return copies
-
-
-def _nullable(values: NDArray[Any]) -> list[Any]:
-    """Python numbers, None for what the vendor did not send."""
-    absent = np.isnan(values) if values.dtype.kind == "f" else values == NO_TRADES
-    return [None if gone else value for value, gone in zip(values.tolist(), absent, strict=True)]
-
-
-def _aware(instant: datetime) -> datetime:
-    return instant.replace(tzinfo=UTC)
-
-
-def _instants(values: NDArray[np.datetime64]) -> list[datetime]:
-    return [_aware(value) for value in values.tolist()]

@@ -16,14 +16,18 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from closingbell.errors import ClosingbellError
-from closingbell.store import statements as sql
-from closingbell.store.faults import transaction
+from closingbell.store.database import database_of
+from closingbell.store.faults import driver_errors, transaction
+from closingbell.store.lives import life
 from closingbell.store.redo import again
 
 log = logging.getLogger("closingbell.store")
 
 #: Seconds between two looks at the connection: so long a run whose server restarted may pass for dead.
 BEAT: Final = 1.0
+
+#: Whether the connection still stands.
+_BEAT: Final[sa.Select[tuple[int]]] = sa.select(sa.literal_column("1"))
 
 
 @contextmanager
@@ -49,16 +53,16 @@ def _hold(engine: sa.Engine, run_id: UUID) -> tuple[ExitStack, sa.Connection]:
     with ExitStack() as stack:
         connection = stack.enter_context(transaction(engine))
         # A machine that dies says no farewell: its server finds out by asking, and must not mind the silence.
-        connection.execute(sql.KEEP_IDLE)
-        connection.execute(sql.HOLD, {"run_id": run_id})
+        database_of(connection).keep_idle(connection)
+        database_of(connection).lock(connection, life(run_id))
         return stack.pop_all(), connection
 
 
 def _keep(engine: sa.Engine, run_id: UUID, held: tuple[ExitStack, sa.Connection], over: threading.Event) -> None:
     while not over.wait(BEAT):
         try:
-            held[1].execute(sql.BEAT)
-        except sa.exc.SQLAlchemyError as error:
+            held[1].execute(_BEAT)
+        except driver_errors(engine) as error:
             log.warning("the run's lock went with its connection (%s); it is taken again", type(error).__name__)
             _let_go(held[0])
             while not over.is_set():

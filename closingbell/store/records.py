@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -21,15 +22,20 @@ from closingbell.bars import BAR, VALUES, Bars
 from closingbell.cells import Cells, Gap, Ledger, Watermark
 from closingbell.errors import ConfigurationError
 from closingbell.healing import Damage
-from closingbell.store import audit, reading
-from closingbell.store import statements as sql
+from closingbell.store import audit, mending
 from closingbell.store.audit import Reconciliation
-from closingbell.store.claims import DROP_OLD
+from closingbell.store.claims import drop_old
+from closingbell.store.columns import instants
+from closingbell.store.database import database_of
 from closingbell.store.faults import transaction
+from closingbell.store.lives import bury, is_gone
 from closingbell.store.pulse import pulse
 from closingbell.store.redo import persistent
 from closingbell.store.schema import bar, gap, quarantine, revision, run, watermark
 from closingbell.store.ticker import of_ticker
+
+#: What is counted of a run while it goes on; see :func:`closingbell.store.marks.counted`.
+COUNTERS: Final = ("actual_calls", "done_cells", "accepted_bars", "inserted", "rewritten")
 
 #: So many runs are looked through for the last recheck.
 _RUNS: Final = 50
@@ -68,16 +74,18 @@ class Records:
             "plan": dict(plan),
             "planned_calls": plan["planned_calls"],
             "planned_cells": plan["cells"],
+            "recheck_sessions": asked.get("recheck_sessions"),
         }
         with transaction(self._engine) as connection:
-            connection.execute(sql.BURY)
-            connection.execute(DROP_OLD)
+            bury(connection)
+            drop_old(connection)
+            database_of(connection).forget(connection)
             if connection.execute(sa.select(run.c.run_id).where(run.c.run_id == run_id)).first():
                 connection.execute(sa.update(run).where(run.c.run_id == run_id).values(**values))
                 return
+            now = sa.func.now()
             row = {"flow": flow, "source": asked["source"], "timeframe": asked["timeframe"], "asked": dict(asked)}
-            if as_of is not None:
-                row["as_of"] = as_of
+            row |= dict.fromkeys(COUNTERS, 0) | {"started_at": now, "as_of": now if as_of is None else as_of}
             connection.execute(sa.insert(run).values(run_id=run_id, **row, **values))
 
     @contextmanager
@@ -90,17 +98,20 @@ class Records:
     def is_alive(self, run_id: UUID) -> bool:
         """Whether a process holds that run."""
         with transaction(self._engine) as connection:
-            return not connection.execute(sql.GONE, {"run_id": run_id}).scalar_one()
+            return not is_gone(connection, run_id)
 
     @persistent
     def end_run(self, run_id: UUID, state: str, report: Mapping[str, Any]) -> None:
         """Close a run's row with its report."""
+        values = {
+            "state": state,
+            "report": dict(report),
+            "actual_calls": report["actual_calls"],
+            "unchecked_calls": report.get("unchecked_calls"),
+            "ended_at": sa.func.now(),
+        }
         with transaction(self._engine) as connection:
-            connection.execute(
-                sa.update(run)
-                .where(run.c.run_id == run_id)
-                .values(state=state, report=dict(report), actual_calls=report["actual_calls"], ended_at=sa.func.now())
-            )
+            connection.execute(sa.update(run).where(run.c.run_id == run_id).values(**values))
 
     @persistent
     def run(self, run_id: UUID) -> Mapping[str, Any] | None:
@@ -121,7 +132,6 @@ class Records:
     def rechecked(self, source: str, timeframe: str, tickers: Iterable[str]) -> date | None:
         """The last session of the last run that asked again for these tickers' last sessions, and got all it asked
         for; None if no such run is known."""
-        missed = run.c.report["unchecked_calls"].as_integer()
         query = (
             sa.select(run.c.asked)
             .where(
@@ -129,8 +139,8 @@ class Records:
                 run.c.timeframe == timeframe,
                 run.c.state.in_(("Completed", "PartiallyCompleted")),
                 run.c.planned_calls > 0,
-                run.c.asked["recheck_sessions"].as_integer() > 0,
-                sa.func.coalesce(missed, 0) == 0,
+                run.c.recheck_sessions > 0,
+                sa.func.coalesce(run.c.unchecked_calls, 0) == 0,
             )
             .order_by(run.c.started_at.desc())
             .limit(_RUNS)
@@ -146,10 +156,11 @@ class Records:
     def ledger(self, source: str, timeframe: str, tickers: Iterable[str], first: date | None, last: date) -> Ledger:
         """Watermarks of these tickers, and their gaps from ``first`` (None: the first there is) to ``last``."""
         names = list(tickers)
+        of_span = gap.c.session <= last if first is None else gap.c.session.between(first, last)
         with transaction(self._engine, snapshot=True) as connection:
-            known = _marks(connection, source, timeframe, watermark.c.ticker.in_(names))
-            of_span = gap.c.session.between(first or date.min, last)
-            gaps = _gaps(connection, source, timeframe, gap.c.ticker.in_(names), of_span)
+            among = partial(database_of(connection).among, connection, values=names)
+            known = _marks(connection, source, timeframe, among(watermark.c.ticker))
+            gaps = _gaps(connection, source, timeframe, among(gap.c.ticker), of_span)
         return Ledger(known, gaps)
 
     @persistent
@@ -174,7 +185,8 @@ class Records:
     def damage(self, source: str, timeframe: str, tickers: Sequence[str]) -> Damage:
         """Where bars and ledger of these tickers contradict each other, over all that their watermarks span."""
         with transaction(self._engine, snapshot=True) as connection:
-            marks = _marks(connection, source, timeframe, watermark.c.ticker.in_(tickers))
+            marked = database_of(connection).among(connection, watermark.c.ticker, tickers)
+            marks = _marks(connection, source, timeframe, marked)
             return self._damage(connection, source, timeframe, marks, tickers)[1]
 
     @persistent
@@ -201,16 +213,16 @@ class Records:
     ) -> tuple[Reconciliation, Damage]:
         """The sums inside all watermarks, those that were lost put back; and what is wrong."""
         unmarked = None if tickers is None else [ticker for ticker in tickers if ticker not in marks]
-        orphans = {} if unmarked == [] else audit.orphans(connection, source, timeframe, unmarked)
+        orphans = {} if unmarked == [] else mending.orphans(connection, source, timeframe, unmarked)
         sums = audit.examine(connection, source, timeframe, audit.inside({**marks, **orphans}))
-        unproven = audit.unproven(connection, source, timeframe, tickers)
+        unproven = mending.unproven(connection, source, timeframe, tickers)
         return sums, replace(sums.damage, orphans=orphans, unproven=unproven)
 
     @persistent
     def mend(self, run_id: UUID, source: str, timeframe: str, damage: Damage, at: datetime) -> None:
         """Make the ledger true again, in one transaction; the cells that lost their bar are then ``pending``."""
         with transaction(self._engine) as connection:
-            audit.mend(connection, run_id, source, timeframe, damage, at)
+            mending.mend(connection, run_id, source, timeframe, damage, at)
 
     @persistent
     def progress(self, run_id: UUID) -> Mapping[str, Any] | None:
@@ -239,7 +251,7 @@ class Records:
             query = sa.select(*(run.c[name] for name in names)).order_by(run.c.started_at.desc()).limit(limit)
             rows = [dict(row) for row in connection.execute(query).mappings()]
             for row in rows:
-                if row["state"] == "Running" and connection.execute(sql.GONE, {"run_id": row["run_id"]}).scalar_one():
+                if row["state"] == "Running" and is_gone(connection, row["run_id"]):
                     row["state"] = "Crashed"
         return rows
 
@@ -263,9 +275,31 @@ class Records:
 
         Of each only ticker, session, ts, close and volume are set.
         """
-        values = {"run_id": run_id, "source": source, "timeframe": timeframe, "tickers": list(tickers)}
+        same = ("open", "high", "low", "close", "volume")
+        query = (
+            sa.select(bar.c.ticker, bar.c.session, bar.c.ts, bar.c.close, bar.c.volume)
+            .join_from(
+                bar,
+                quarantine,
+                sa.and_(
+                    quarantine.c.timeframe == bar.c.timeframe,
+                    quarantine.c.ts == bar.c.ts,
+                    quarantine.c.ticker != bar.c.ticker,
+                    *(quarantine.c[name] == bar.c[name] for name in same),
+                ),
+            )
+            .where(
+                bar.c.timeframe == timeframe,
+                bar.c.run_id == run_id,
+                quarantine.c.source == source,
+                quarantine.c.run_id == run_id,
+                quarantine.c.rule == "same_series",
+            )
+            .distinct()  # the same may have come under several others
+        )
         with transaction(self._engine) as connection:
-            found = connection.execute(sql.COPIED, values).all()
+            of_these = database_of(connection).among(connection, bar.c.ticker, tickers)
+            found = connection.execute(query.where(of_these)).all()
         number = {ticker: i for i, ticker in enumerate(tickers)}
         rows = np.zeros(len(found), BAR)
         for row, (ticker, session, ts, close, volume) in zip(rows, found, strict=True):
@@ -278,23 +312,32 @@ class Records:
         self, timeframe: str, tickers: Sequence[str], but: str, bars: NDArray[np.void], at_least: int
     ) -> str | None:
         """The one of some tickers, ``but`` one, that has these very bars stored, or so many; None if none has."""
-        values = {
-            "timeframe": timeframe,
-            "tickers": list(tickers),
-            "but": but,
-            "instants": [ts.replace(tzinfo=UTC) for ts in bars["ts"].tolist()],
-            "opens": bars["open"].tolist(),
-            "closes": bars["close"].tolist(),
-            "volumes": bars["volume"].tolist(),
-        }
+        at = instants(bars["ts"])
+        values = {name: (sa.Double, bars[name].tolist()) for name in ("open", "close", "volume")}
         with transaction(self._engine) as connection:
-            found = connection.execute(sql.OWNERS, values).first()
-        return str(found[0]) if found and found[1] >= at_least else None
+            database = database_of(connection)
+            came = database.rows(connection, "came", {"ts": (bar.c.ts.type, at), **values})
+            query = (
+                sa.select(bar.c.ticker, sa.func.count().label("bars"))
+                .join_from(bar, came, sa.and_(came.c.ts == bar.c.ts, *(came.c[name] == bar.c[name] for name in values)))
+                .where(
+                    bar.c.timeframe == timeframe,
+                    database.among(connection, bar.c.ticker, tickers),
+                    bar.c.ticker != but,
+                    database.among(connection, bar.c.ts, at),
+                )
+                .group_by(bar.c.ticker)
+                .order_by(sa.func.count().desc(), bar.c.ticker)
+                .limit(1)
+            )
+            found = connection.execute(query).first()
+        return str(found.ticker) if found and found.bars >= at_least else None
 
     @persistent
     def series(self, source: str, timeframe: str, tickers: Sequence[str], first: date, last: date) -> Bars:
         """A vendor's stored bars of some tickers from session ``first`` to session ``last``, by ticker and ``ts``."""
-        return reading.series(self._engine, source, timeframe, tickers, first, last)
+        with transaction(self._engine) as connection:
+            return database_of(connection).series(connection, source, timeframe, tickers, first, last)
 
     @persistent
     def tickers(self, source: str, timeframe: str) -> tuple[str, ...]:
@@ -306,7 +349,8 @@ class Records:
     def span(self, source: str, timeframe: str, tickers: Sequence[str]) -> Watermark | None:
         """The first and the last session that is accounted for of any of these tickers; None if none is."""
         with transaction(self._engine) as connection:
-            marks = _marks(connection, source, timeframe, watermark.c.ticker.in_(tickers)).values()
+            marked = database_of(connection).among(connection, watermark.c.ticker, tickers)
+            marks = _marks(connection, source, timeframe, marked).values()
         if not marks:
             return None
         return Watermark(min(mark.first for mark in marks), max(mark.last for mark in marks))
@@ -334,14 +378,14 @@ class Records:
                 .where(
                     quarantine.c.source == source,
                     quarantine.c.timeframe == timeframe,
-                    quarantine.c.ticker.in_(cells.tickers),
                     quarantine.c.session.between(cells.sessions[0].item(), cells.sessions[-1].item()),
                     sa.or_(stands, quarantine.c.run_id == run_id),
                 )
                 .group_by(quarantine.c.rule)
             )
             with transaction(self._engine) as connection:
-                found.update(dict(connection.execute(query).tuples().all()))
+                asked = database_of(connection).among(connection, quarantine.c.ticker, cells.tickers)
+                found.update(dict(connection.execute(query.where(asked)).tuples().all()))
         return dict(sorted(found.items()))
 
     @persistent

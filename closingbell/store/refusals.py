@@ -11,15 +11,13 @@ from functools import partial
 from typing import Final
 
 import numpy as np
-import psycopg2
 import sqlalchemy as sa
 
 from closingbell.bars import Bars
 from closingbell.outcome import FlushResult, Outcome
-from closingbell.store.faults import RefusedError, explain
+from closingbell.store.faults import RefusedError, driver_errors, explain
 from closingbell.store.patience import log
 from closingbell.store.poison import Poison
-from closingbell.store.statements import PUT_BACK
 
 #: Not a ticker of anybody's.
 STRANGER: Final = "CLOSINGBELL"
@@ -30,52 +28,57 @@ Write = Callable[[Sequence[Outcome]], FlushResult]
 #: Loads bars in a transaction that has begun, new ones and changed ones alike.
 Load = Callable[[sa.Connection, Bars], object]
 
-_AT_ONCE: Final = sa.text("SET CONSTRAINTS ALL IMMEDIATE")
+#: Takes a stored bar of none of the bars' tickers out and puts it back as it was; how many there were to do it with.
+PutBack = Callable[[sa.Connection, Bars], int]
 
 
-def find_poison(connection: sa.Connection, bars: Bars, load: Load) -> dict[int, str]:
-    """The bars that the database refuses, by their positions, and its words.
+def refusal(connection: sa.Connection, work: Callable[[], object], *, keep: bool) -> str | None:
+    """Why the database refuses something; None: it takes it.
+
+    Args:
+        connection: in a transaction.
+        work: what to do in it; where it is refused, nothing of it remains.
+        keep: whether it remains where it is taken.
+    """
+    try:
+        with connection.begin_nested() as savepoint:
+            work()
+            if not keep:
+                savepoint.rollback()
+    except driver_errors(connection) as error:
+        failure = explain(error, connection)
+        if not isinstance(failure, RefusedError):
+            raise
+        return failure.message
+    return None
+
+
+def find_poison(connection: sa.Connection, bars: Bars, load: Load, put_back: PutBack) -> dict[int, str]:
+    """The bars that the database refuses, by their positions, and its words; found by halves.
 
     Args:
         connection: in a transaction that holds the locks of a flush, and is to be undone.
         bars: each ticker and instant once.
         load: see :data:`Load`.
+        put_back: see :data:`PutBack`.
 
     Raises:
         FatalError: the database takes no bar at all, or refuses very many.
     """
 
-    def attempt(work: Callable[[], object], *, keep: bool) -> str | None:
-        try:
-            with connection.begin_nested() as savepoint:
-                work()
-                connection.execute(_AT_ONCE)
-                if not keep:
-                    savepoint.rollback()
-        except (sa.exc.SQLAlchemyError, psycopg2.Error) as error:
-            failure = explain(error, connection.engine.url)
-            if not isinstance(failure, RefusedError):
-                raise
-            return failure.message
-        return None
-
     def load_some(first: int, end: int) -> str | None:
-        return attempt(lambda: load(connection, bars.only(np.arange(first, end))), keep=True)
+        return refusal(connection, lambda: load(connection, bars.only(np.arange(first, end))), keep=True)
 
-    def takes_any() -> bool:
-        put_back: list[int] = []
-        said = attempt(lambda: put_back.append(_put_back(connection, bars)), keep=False)
-        if said is None and any(put_back):
-            return True
-        return any(attempt(partial(load, connection, other), keep=False) is None for other in _harmless(bars))
-
-    return Poison(load_some, takes_any).find(len(bars))
+    return Poison(load_some, lambda: takes_any(connection, bars, load, put_back)).find(len(bars))
 
 
-def _put_back(connection: sa.Connection, bars: Bars) -> int:
-    """Take the bar of another ticker out and put it back as it was; how many there were to do it with."""
-    values = {"timeframe": bars.timeframe, "tickers": list(bars.tickers)}
-    return connection.execute(PUT_BACK, values).rowcount
+def takes_any(connection: sa.Connection, bars: Bars, load: Load, put_back: PutBack) -> bool:
+    """Whether there is any bar at all that the database takes, having refused these."""
+    done: list[int] = []
+    said = refusal(connection, lambda: done.append(put_back(connection, bars)), keep=False)
+    if said is None and any(done):
+        return True
+    return any(refusal(connection, partial(load, connection, other), keep=False) is None for other in _harmless(bars))
 
 
 def _harmless(bars: Bars) -> list[Bars]:

@@ -5,21 +5,47 @@ The database gets them through the migrations in ``infra/migrations``; a test ho
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
-
-from closingbell.store import views
 
 metadata = sa.MetaData()
 
-#: Tickers are case-sensitive and compared byte by byte, whatever the database's own collation.
-TICKER: Final = sa.String(32).with_variant(sa.String(32, collation="C"), "postgresql")
+#: The table that says which migration a database is at. Nobody but the migrations writes there.
+VERSION: Final = "alembic_version"
+
+
+class Ticker(sa.String):
+    """A ticker: case-sensitive, compared and sorted byte by byte, whatever the database's own collation."""
+
+    def __init__(self, length: int = 32) -> None:
+        super().__init__(length)
+
+
+class Json(sa.JSON):
+    """A value in JSON; None is NULL, not JSON's own null."""
+
+    def __init__(self) -> None:
+        super().__init__(none_as_null=True)
+
+
 _SHORT: Final = sa.String(16)
 _INSTANT: Final = sa.DateTime(timezone=True)
-_JSON: Final = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
-_TICKERS: Final = sa.JSON().with_variant(postgresql.ARRAY(sa.String(32, collation="C")), "postgresql")
+
+#: For texts that are there even when they are empty. Oracle takes an empty text for NULL: there, NULL is allowed.
+MAY_BE_EMPTY: Final = {"may_be_empty": True}
+
+
+def _now(name: str, comment: str | None = None) -> sa.Column[datetime]:
+    """An instant that is the present where a statement names none.
+
+    PostgreSQL's tables say so themselves. Oracle's do not, for there the present is that of the session's time zone:
+    what writes rows there in other ways than SQLAlchemy's ``insert`` names every instant.
+    """
+    return sa.Column(
+        name, _INSTANT, nullable=False, default=sa.func.now(), server_default=sa.func.now(), comment=comment
+    )
 
 
 def _values(prefix: str = "") -> list[sa.Column[Any]]:
@@ -38,7 +64,7 @@ def _required(columns: list[sa.Column[Any]]) -> list[sa.Column[Any]]:
 bar = sa.Table(
     "bar",
     metadata,
-    sa.Column("ticker", TICKER, primary_key=True),
+    sa.Column("ticker", Ticker, primary_key=True),
     sa.Column("timeframe", sa.String(4), primary_key=True),
     sa.Column("session", sa.Date, nullable=False),
     sa.Column("ts", _INSTANT, primary_key=True, comment="UTC instant at which the bar opens"),
@@ -51,7 +77,7 @@ watermark = sa.Table(
     "watermark",
     metadata,
     sa.Column("source", _SHORT, primary_key=True),
-    sa.Column("ticker", TICKER, primary_key=True),
+    sa.Column("ticker", Ticker, primary_key=True),
     sa.Column("timeframe", sa.String(4), primary_key=True),
     sa.Column("first_session", sa.Date, nullable=False),
     sa.Column("last_session", sa.Date, nullable=False, comment="first..last is all accounted for, inclusive"),
@@ -62,14 +88,14 @@ gap = sa.Table(
     "gap",
     metadata,
     sa.Column("source", _SHORT, primary_key=True),
-    sa.Column("ticker", TICKER, primary_key=True),
+    sa.Column("ticker", Ticker, primary_key=True),
     sa.Column("timeframe", sa.String(4), primary_key=True),
     sa.Column("session", sa.Date, primary_key=True),
     sa.Column("reason", _SHORT, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("last_error", sa.String(500)),
     sa.Column("run_id", sa.Uuid, nullable=False),
-    sa.Column("updated_at", _INSTANT, nullable=False, server_default=sa.func.now()),
+    _now("updated_at"),
     sa.CheckConstraint(
         "reason IN ('empty', 'unpublished', 'unentitled', 'failed', 'quarantined', 'pending')", name="gap_reason"
     ),
@@ -79,7 +105,7 @@ quarantine = sa.Table(
     "quarantine",
     metadata,
     sa.Column("source", _SHORT, primary_key=True),
-    sa.Column("ticker", TICKER, primary_key=True),
+    sa.Column("ticker", Ticker, primary_key=True),
     sa.Column("timeframe", sa.String(4), primary_key=True),
     sa.Column("ts", _INSTANT, primary_key=True),
     sa.Column("copy", sa.SmallInteger, primary_key=True, comment="counts bars of one instant in one answer"),
@@ -87,7 +113,7 @@ quarantine = sa.Table(
     sa.Column("rule", sa.String(40), nullable=False),
     *_values(),
     sa.Column("run_id", sa.Uuid, nullable=False),
-    sa.Column("seen_at", _INSTANT, nullable=False, server_default=sa.func.now()),
+    _now("seen_at"),
     sa.Column("message", sa.String(500), comment="what the database said when it refused"),
 )
 
@@ -96,14 +122,14 @@ revision = sa.Table(
     metadata,
     sa.Column("revision_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
     sa.Column("source", _SHORT, nullable=False),
-    sa.Column("ticker", TICKER, nullable=False),
+    sa.Column("ticker", Ticker, nullable=False),
     sa.Column("timeframe", sa.String(4), nullable=False),
     sa.Column("session", sa.Date, nullable=False),
     sa.Column("ts", _INSTANT, nullable=False),
     *_values("old_"),
     *_values("new_"),
     sa.Column("run_id", sa.Uuid, nullable=False, comment="the run that saw the new values"),
-    sa.Column("seen_at", _INSTANT, nullable=False, server_default=sa.func.now()),
+    _now("seen_at"),
     sa.Column("old_run_id", sa.Uuid, comment="the run that had written the old values"),
     sa.Index("revision_of_bar", "ticker", "timeframe", "ts"),
 )
@@ -112,13 +138,13 @@ split = sa.Table(
     "split",
     metadata,
     sa.Column("source", _SHORT, primary_key=True),
-    sa.Column("ticker", TICKER, primary_key=True),
+    sa.Column("ticker", Ticker, primary_key=True),
     sa.Column("execution_date", sa.Date, primary_key=True),
     sa.Column("split_from", sa.Double, nullable=False),
     sa.Column("split_to", sa.Double, nullable=False),
     sa.Column("vendor_id", sa.String(100)),
     sa.Column("run_id", sa.Uuid, nullable=False),
-    sa.Column("seen_at", _INSTANT, nullable=False, server_default=sa.func.now()),
+    _now("seen_at"),
     sa.Column("known_from", _INSTANT, nullable=False, comment="since when this version could be known"),
     sa.Index("split_of_ticker", "ticker"),
 )
@@ -128,7 +154,7 @@ split_revision = sa.Table(
     metadata,
     sa.Column("revision_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
     sa.Column("source", _SHORT, nullable=False),
-    sa.Column("ticker", TICKER, nullable=False),
+    sa.Column("ticker", Ticker, nullable=False),
     sa.Column("execution_date", sa.Date, nullable=False),
     sa.Column("old_split_from", sa.Double, nullable=False),
     sa.Column("old_split_to", sa.Double, nullable=False),
@@ -145,12 +171,18 @@ dividend = sa.Table(
     "dividend",
     metadata,
     sa.Column("source", _SHORT, primary_key=True),
-    sa.Column("ticker", TICKER, primary_key=True),
+    sa.Column("ticker", Ticker, primary_key=True),
     sa.Column("ex_date", sa.Date, primary_key=True),
     sa.Column("seq", sa.SmallInteger, primary_key=True, comment="counts the dividends of one ex-date, from 1"),
-    sa.Column("kind", _SHORT, nullable=False, comment="the vendor's word: CD regular, SC special, ..."),
+    sa.Column(
+        "kind",
+        _SHORT,
+        nullable=False,
+        info=MAY_BE_EMPTY,
+        comment="the vendor's word: CD regular, SC special, ...",
+    ),
     sa.Column("cash_amount", sa.Double, nullable=False, comment="for one share of the ex-date's scale"),
-    sa.Column("currency", sa.String(8), nullable=False),
+    sa.Column("currency", sa.String(8), nullable=False, info=MAY_BE_EMPTY),
     sa.Column("pay_date", sa.Date),
     sa.Column("vendor_id", sa.String(100)),
     sa.Column("run_id", sa.Uuid, nullable=False),
@@ -163,11 +195,11 @@ ticker_history = sa.Table(
     "ticker_history",
     metadata,
     sa.Column("source", _SHORT, primary_key=True),
-    sa.Column("ticker", TICKER, primary_key=True),
+    sa.Column("ticker", Ticker, primary_key=True),
     sa.Column("first_day", sa.Date, primary_key=True),
     sa.Column("end_day", sa.Date, comment="the first day without the ticker; NULL while it lasts"),
     sa.Column("instrument_id", sa.String(40), nullable=False),
-    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False, info=MAY_BE_EMPTY),
     sa.Column("origin", _SHORT, nullable=False),
     sa.Column("run_id", sa.Uuid, nullable=False),
     sa.Column("seen_at", _INSTANT, nullable=False),
@@ -198,8 +230,8 @@ run = sa.Table(
     sa.Column("source", _SHORT, nullable=False),
     sa.Column("timeframe", sa.String(4), nullable=False),
     sa.Column("state", sa.String(32), nullable=False, comment="Running until the run has ended"),
-    sa.Column("asked", _JSON, nullable=False),
-    sa.Column("plan", _JSON, nullable=False, comment="the calls by kind, as announced before the first"),
+    sa.Column("asked", Json, nullable=False),
+    sa.Column("plan", Json, nullable=False, comment="the calls by kind, as announced before the first"),
     sa.Column("planned_calls", sa.Integer, nullable=False, server_default="0"),
     sa.Column("actual_calls", sa.Integer, nullable=False, server_default="0"),
     sa.Column("planned_cells", sa.Integer, nullable=False, server_default="0"),
@@ -207,16 +239,12 @@ run = sa.Table(
     sa.Column("accepted_bars", sa.Integer, nullable=False, server_default="0"),
     sa.Column("inserted", sa.Integer, nullable=False, server_default="0"),
     sa.Column("rewritten", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("started_at", _INSTANT, nullable=False, server_default=sa.func.now()),
+    _now("started_at"),
     sa.Column("ended_at", _INSTANT),
-    sa.Column("report", _JSON),
-    sa.Column(
-        "as_of",
-        _INSTANT,
-        nullable=False,
-        server_default=sa.func.now(),
-        comment="what the run took for the present: all that it wrote is known since then",
-    ),
+    sa.Column("report", Json),
+    _now("as_of", "what the run took for the present: all that it wrote is known since then"),
+    sa.Column("recheck_sessions", sa.Integer, comment="as asked: how many sessions it looked at once more"),
+    sa.Column("unchecked_calls", sa.Integer, comment="as reported: calls for rechecks that it did not make"),
 )
 
 #: The cells of a call that a run has in flight, or had: no other run fetches them meanwhile, nor once more after it.
@@ -229,24 +257,10 @@ claim = sa.Table(
     sa.Column("timeframe", sa.String(4), nullable=False),
     sa.Column("first_session", sa.Date, nullable=False),
     sa.Column("last_session", sa.Date, nullable=False),
-    sa.Column("tickers", _TICKERS, nullable=False, comment="the cells: these, first_session to last_session"),
-    sa.Column("claimed_at", _INSTANT, nullable=False, server_default=sa.func.now()),
+    sa.Column("ticker", Ticker, comment="the one that a call for a range asks for; NULL: a call for a market day"),
+    sa.Column("tickers", Json, nullable=False, comment="the cells: these, first_session to last_session"),
+    _now("claimed_at"),
     sa.Column("done_at", _INSTANT, comment="when it was answered; NULL: in flight"),
-    sa.Column("done_in", sa.BigInteger, comment="the transaction that wrote the answer"),
     sa.Index("claim_of_run", "run_id"),
     sa.Index("claim_of_sessions", "source", "timeframe", "last_session"),
 )
-
-
-@sa.event.listens_for(metadata, "after_create")
-def _create_views(_: sa.MetaData, connection: sa.Connection, **options: Any) -> None:
-    if connection.dialect.name == "postgresql":
-        for statement in views.CREATE:
-            connection.exec_driver_sql(statement)
-
-
-@sa.event.listens_for(metadata, "before_drop")
-def _drop_views(_: sa.MetaData, connection: sa.Connection, **options: Any) -> None:
-    if connection.dialect.name == "postgresql":
-        for statement in views.DROP:
-            connection.exec_driver_sql(statement)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ FORBIDDEN = [
 ]
 
 #: Plain values that cross: the store writes the split that every source hands on.
-CROSSING = {("closingbell/store/facts.py", "closingbell.sources.base.Split")}
+CROSSING = {(f"closingbell/store/{name}.py", "closingbell.sources.base.Split") for name in ("facts", "splits")}
 
 
 def sources(below: str) -> list[Path]:
@@ -86,6 +87,32 @@ def test_only_flows_tasks_and_deployments_know_prefect() -> None:
         if within(name, "prefect")
     }
     assert users == {"flows", "tasks", "deployments"}
+
+
+#: What only one kind of database has or says so.
+OF_ONE_DATABASE = re.compile(
+    r"\b(psycopg2|oracledb|unnest|pg_\w+|ON CONFLICT|on_conflict_\w+|jsonb_\w+|json_(?:table|value)|FROM dual"
+    r"|timestamptz|VARCHAR2|dialect\.name)\b"
+)
+
+
+def test_each_database_is_known_in_its_own_file_only() -> None:
+    own = {"postgres.py", "copy.py", "oracle.py"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number} {found.group()}"
+        for path in sources("closingbell")
+        if path.name not in own
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if (found := OF_ONE_DATABASE.search(line))
+    ]
+    assert wrong == []
+    users = {
+        str(path.relative_to(ROOT))
+        for path in sources("closingbell")
+        for _, name in imported(path)
+        if any(within(name, f"closingbell.store.{module}") for module in ("postgres", "copy", "oracle"))
+    }
+    assert users == {"closingbell/store/postgres.py"}
 
 
 def calls(path: Path) -> Iterator[tuple[int, str]]:

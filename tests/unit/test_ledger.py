@@ -19,7 +19,7 @@ from closingbell.outcome import Outcome
 from closingbell.plan import TickerRange
 from closingbell.quality import Verdict
 from closingbell.store.ledger import ERROR_LENGTH, GONE_AFTER, LOOK_BACK, Settlement, spans
-from closingbell.store.postgres import sessions_between
+from closingbell.store.writer import sessions_between
 
 #: Around a long weekend: the 15th of January 2024 is no session.
 SESSIONS = calendar_for("stocks").sessions(date(2024, 1, 8), date(2024, 1, 25))

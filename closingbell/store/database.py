@@ -1,0 +1,282 @@
+"""What a kind of database has to be able to do beside the SQL that SQLAlchemy writes for all of them.
+
+Each kind is one class in one file: ``postgres.py``, ``oracle.py``; a third database is a third file. Whatever else
+is in this package knows none of them by name: it reaches the one it works with through :func:`database_of`.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, ClassVar, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.types import TypeEngine
+
+from closingbell.bars import Bars
+from closingbell.errors import ClosingbellError
+
+#: A column of values, for :meth:`Database.rows`: its type, and as many values as there are rows.
+Values = tuple[TypeEngine[Any] | type[TypeEngine[Any]], Sequence[Any]]
+
+_OPTION: Final = "closingbell_database"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Whose bars: what all bars of a flush have in common.
+
+    Attributes:
+        source: the vendor.
+        timeframe: of the bars.
+        run_id: the run that writes them.
+    """
+
+    source: str
+    timeframe: str
+    run_id: UUID
+
+
+class Database(ABC):
+    """A kind of database; one object for each engine, safe to use from several threads.
+
+    Attributes:
+        name: what SQLAlchemy calls it.
+        port: where it listens unless the URL says otherwise.
+        snapshot: the execution options of a transaction that only reads, all of it as of the same moment.
+    """
+
+    name: ClassVar[str]
+    port: ClassVar[int]
+    snapshot: ClassVar[Mapping[str, Any]]
+
+    # -- connecting --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def engine(self, url: sa.URL, connections: int) -> sa.Engine:
+        """An engine that connects only when first used, and to another machine over TLS.
+
+        Args:
+            url: as the user wrote it, in its parts.
+            connections: how many threads may write at once.
+
+        Raises:
+            ConfigurationError: the URL's options cannot be used.
+        """
+
+    @abstractmethod
+    def explain(self, error: Exception, url: sa.URL) -> ClosingbellError:
+        """The project's error for one of the driver's or SQLAlchemy's, without any secret."""
+
+    # -- transactions ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def bound(self, connection: sa.Connection, lock_timeout: float) -> None:
+        """First in a transaction: bound how long it waits for a lock.
+
+        Args:
+            connection: in a transaction.
+            lock_timeout: seconds; 0: no limit.
+        """
+
+    @abstractmethod
+    def begin(self, connection: sa.Connection, lock_timeout: float, tries: int) -> Any:
+        """First in a transaction that writes: bound its waiting, and make it possible to find out what became of it.
+
+        Args:
+            connection: in a transaction.
+            lock_timeout: seconds that it waits for a lock; 0: no limit.
+            tries: how often the same work has waited so long in vain.
+
+        Returns:
+            What :meth:`fate` looks it up by.
+        """
+
+    @abstractmethod
+    def fate(self, connection: sa.Connection, begun: Any, *, committing: bool) -> bool:
+        """Whether a transaction whose connection was lost was committed; its locks are gone when this returns.
+
+        Args:
+            connection: in a transaction of its own.
+            begun: of the one that was lost.
+            committing: all of it was done but the commit.
+
+        Returns:
+            True: it is known to be committed. False: it was not, or nobody knows any more.
+
+        Raises:
+            AwayError: it is not over yet.
+        """
+
+    def committed(self, begun: Any) -> None:  # noqa: B027  (not all need it)
+        """A transaction is known to be committed: nobody will ask for its fate."""
+
+    def lost(self) -> None:  # noqa: B027  (not all need it)
+        """The database was away, or took no writes: whoever answers next may be another server."""
+
+    def forget(self, connection: sa.Connection) -> None:  # noqa: B027  (not all need it)
+        """Delete what transactions and locks of the past have left behind, if anything."""
+
+    @abstractmethod
+    def holders(self, connection: sa.Connection, begun: Any) -> list[str]:
+        """Who keeps a transaction waiting for a lock, in words, as far as this connection's user may know it."""
+
+    # -- locks -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def lock(self, connection: sa.Connection, name: str) -> None:
+        """Wait for a lock of a name, at most 64 characters, and hold it until the transaction ends."""
+
+    @abstractmethod
+    def try_lock(self, connection: sa.Connection, name: str) -> bool:
+        """The same without waiting: False while another transaction holds it."""
+
+    def prepare(self, connection: sa.Connection) -> None:  # noqa: B027  (not all need it)
+        """Make what locks need, where it is not there: before the first migration; commits."""
+
+    @abstractmethod
+    def keep_idle(self, connection: sa.Connection) -> None:
+        """Let a transaction be idle from second to second, but end it soon when its client's machine is gone."""
+
+    def relaxed(self, connection: sa.Connection) -> None:  # noqa: B027  (not all need it)
+        """Let a transaction's commit not wait for the disk: what it writes may be lost with the server."""
+
+    # -- values ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def rows(self, connection: sa.Connection, name: str, columns: Mapping[str, Values]) -> sa.FromClause:
+        """Values as a table, for statements of this transaction to join, select from or merge.
+
+        Args:
+            connection: in a transaction.
+            name: what the table is called in the statements.
+            columns: the table's columns; all have the same number of values.
+
+        Returns:
+            Something to select from, its columns typed, with as many rows as there are values.
+        """
+
+    def among(
+        self, connection: sa.Connection, column: sa.ColumnElement[Any], values: Iterable[Any]
+    ) -> sa.ColumnElement[bool]:
+        """That a column has one of some values, however many there are."""
+        listed = self.rows(connection, "listed", {"wanted": (column.type, list(values))})
+        return column.in_(sa.select(listed.c.wanted))
+
+    def lists(self, column: sa.ColumnElement[Any], text: str) -> sa.ColumnElement[bool]:
+        """That a list of texts, kept as JSON, has a text."""
+        return sa.func.instr(column, sa.literal(json.dumps(text), sa.String)) > 0
+
+    @abstractmethod
+    def insert_missing(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        values: Mapping[str, sa.ColumnElement[Any]],
+        rows: sa.Select[Any],
+    ) -> int:
+        """Insert rows whose key is not in the table, and leave those alone that are there; how many were inserted.
+
+        Args:
+            connection: in a transaction.
+            table: the table.
+            values: the columns of ``rows`` by the table's columns, in their order.
+            rows: the rows.
+
+        Raises:
+            RaceError: another transaction has inserted one of them meanwhile, where the database cannot pass it over.
+        """
+
+    # -- bars --------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def load(self, connection: sa.Connection, series: Series, fresh: Bars, others: Bars) -> tuple[int, int]:
+        """Write bars: insert what is not there, rewrite what differs and keep its old values as a revision.
+
+        Args:
+            connection: in a transaction that has locked the watermarks of the bars' tickers.
+            series: whose bars they are.
+            fresh: bars of cells that have none by the ledger; where one is there all the same, they are compared.
+            others: bars to be compared with those that are stored; of several of one key the last one counts.
+
+        Returns:
+            How many were inserted, and how many rewritten.
+        """
+
+    @abstractmethod
+    def refused(self, connection: sa.Connection, series: Series, bars: Bars) -> dict[int, str]:
+        """The bars that the database refuses, by their positions, and its words.
+
+        Args:
+            connection: in a transaction that holds the locks of a flush, and is to be undone.
+            series: whose bars they are.
+            bars: each key once.
+
+        Raises:
+            FatalError: the database takes no bar at all, or refuses very many.
+        """
+
+    @abstractmethod
+    def series(
+        self, connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str], first: date, last: date
+    ) -> Bars:
+        """A vendor's stored bars of some tickers from session ``first`` to session ``last``, by ticker and ``ts``."""
+
+    # -- schema ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def views(self) -> Sequence[str]:
+        """The statements that create what is derived and never stored, in order."""
+
+    @abstractmethod
+    def drop_views(self) -> Sequence[str]:
+        """The statements that drop it."""
+
+    @abstractmethod
+    def analyze(self, connection: sa.Connection, table: sa.Table) -> None:
+        """Tell the planner of a table that has just been filled, where it would take it for an empty one."""
+
+    # -- grants ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def role(self, connection: sa.Connection, name: str) -> str:
+        """A role, or a user, as the database spells it.
+
+        Raises:
+            ConfigurationError: there is none, as far as the database tells before something is granted to it.
+        """
+
+    @abstractmethod
+    def grant(self, connection: sa.Connection, role: str, *, writes: bool) -> None:
+        """Let a role read, or read and write, the tables and views of this project, and no more.
+
+        Args:
+            connection: of the tables' owner.
+            role: as :meth:`role` spells it.
+            writes: whether it may do all that a run does.
+
+        Raises:
+            ConfigurationError: there is no such role, or the connection's user may not grant what it needs.
+        """
+
+    # -- the present -------------------------------------------------------------------------------------------
+
+    def option(self) -> dict[str, Database]:
+        """What binds it to an engine, as its execution options."""
+        return {_OPTION: self}
+
+
+def database_of(bind: sa.Engine | sa.Connection) -> Database:
+    """The kind of database that an engine or a connection leads to."""
+    found = bind.get_execution_options()[_OPTION]
+    assert isinstance(found, Database)  # noqa: S101  (bound by open_store)
+    return found
+
+
+def moment(value: datetime) -> sa.ColumnElement[datetime]:
+    """An aware instant as a bound value."""
+    return sa.literal(value, sa.DateTime(timezone=True))

@@ -1,0 +1,141 @@
+"""Watermarks and the run's counters, as statements: made, locked and moved in the order of the tickers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from closingbell.cells import Watermark
+from closingbell.store.database import Series, Values, database_of
+from closingbell.store.merge import Merge
+from closingbell.store.schema import bar, run, watermark
+
+
+def _of(connection: sa.Connection, series: Series, tickers: Iterable[str]) -> sa.Select[Any]:
+    return (
+        sa.select(watermark.c.ticker, watermark.c.first_session, watermark.c.last_session)
+        .where(
+            watermark.c.source == series.source,
+            watermark.c.timeframe == series.timeframe,
+            database_of(connection).among(connection, watermark.c.ticker, sorted(tickers)),
+        )
+        .order_by(watermark.c.ticker)
+    )
+
+
+def _read(connection: sa.Connection, query: sa.Select[Any]) -> dict[str, Watermark]:
+    return {ticker: Watermark(first, last) for ticker, first, last in connection.execute(query)}
+
+
+def _columns(marks: Mapping[str, Watermark]) -> dict[str, Values]:
+    names = sorted(marks)
+    return {
+        "ticker": (watermark.c.ticker.type, names),
+        "first_session": (sa.Date, [marks[name].first for name in names]),
+        "last_session": (sa.Date, [marks[name].last for name in names]),
+    }
+
+
+def marks_of(connection: sa.Connection, series: Series, tickers: Iterable[str]) -> dict[str, Watermark]:
+    """The watermarks of those of some tickers that have one."""
+    return _read(connection, _of(connection, series, tickers))
+
+
+def lock_marks(connection: sa.Connection, series: Series, tickers: Iterable[str]) -> dict[str, Watermark]:
+    """The same, locked until the transaction ends."""
+    return _read(connection, _of(connection, series, tickers).with_for_update())
+
+
+def make_marks(connection: sa.Connection, series: Series, marks: Mapping[str, Watermark]) -> int:
+    """Make watermarks that are not there; how many were made, the others being somebody else's by now."""
+    database = database_of(connection)
+    made = database.rows(connection, "made", _columns(marks))
+    values = {
+        "source": sa.literal(series.source),
+        "timeframe": sa.literal(series.timeframe),
+        **{column.name: column for column in made.c},
+        "run_id": sa.literal(series.run_id, sa.Uuid),
+    }
+    return database.insert_missing(connection, watermark, values, sa.select(*values.values()))
+
+
+def set_marks(
+    connection: sa.Connection, series: Series, marks: Mapping[str, Watermark], asked: Mapping[str, Watermark]
+) -> None:
+    """Move watermarks that are there and locked.
+
+    Args:
+        connection: in a transaction.
+        series: whose they are.
+        marks: what they become: what they were, stretched over what was asked.
+        asked: first and last session asked, by ticker.
+    """
+    spans = {asked[ticker] for ticker in marks}
+    if len(spans) > 1:
+        return _set_each(connection, series, marks)
+    [span] = spans  # of a market day, or of a load of one piece of history
+    first, last = sa.literal(span.first, sa.Date), sa.literal(span.last, sa.Date)
+    connection.execute(
+        sa.update(watermark)
+        .where(
+            watermark.c.source == series.source,
+            watermark.c.timeframe == series.timeframe,
+            database_of(connection).among(connection, watermark.c.ticker, sorted(marks)),
+        )
+        .values(
+            first_session=sa.func.least(watermark.c.first_session, first),
+            last_session=sa.func.greatest(watermark.c.last_session, last),
+            run_id=series.run_id,
+        )
+    )
+    return None
+
+
+def _set_each(connection: sa.Connection, series: Series, marks: Mapping[str, Watermark]) -> None:
+    new = database_of(connection).rows(connection, "new", _columns(marks))
+    mine = sa.and_(
+        watermark.c.source == series.source,
+        watermark.c.timeframe == series.timeframe,
+        watermark.c.ticker == new.c.ticker,
+    )
+    moved = {name: new.c[name] for name in ("first_session", "last_session")}
+    update = {**moved, "run_id": sa.literal(series.run_id, sa.Uuid)}
+    differs = sa.or_(*(watermark.c[name] != value for name, value in moved.items()))
+    connection.execute(Merge(watermark, new, mine, update=update, where=differs))
+
+
+def counted(
+    connection: sa.Connection, run_id: UUID, calls: int, cells: int, stored: int, inserted: int, rewritten: int
+) -> None:
+    """Add to a run's counters."""
+    added = {
+        "actual_calls": calls,
+        "done_cells": cells,
+        "accepted_bars": stored,
+        "inserted": inserted,
+        "rewritten": rewritten,
+    }
+    values = {name: run.c[name] + count for name, count in added.items() if count}
+    if values:
+        connection.execute(sa.update(run).where(run.c.run_id == run_id).values(**values))
+
+
+def has_bar(timeframe: str, cell: sa.FromClause, source: sa.ColumnElement[str] | None = None) -> sa.ColumnElement[bool]:
+    """That a cell of ``cell``, with columns ticker and session, has a bar, of this vendor or of any.
+
+    The key of ``bar`` has ``ts`` and no session, but every bar opens within days of its own.
+    """
+    near: sa.ColumnElement[Any] = sa.literal_column("7")
+    of = bar.alias("of_cell")
+    where = [
+        of.c.ticker == cell.c.ticker,
+        of.c.timeframe == timeframe,
+        of.c.session == cell.c.session,
+        of.c.ts.between(cell.c.session - near, cell.c.session + near),
+    ]
+    if source is not None:
+        where.append(of.c.source == source)
+    return sa.exists(sa.select(sa.literal_column("1")).select_from(of).where(*where))

@@ -1,0 +1,141 @@
+"""What is wrong with a ledger, beside the sums, and how it is made true again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from closingbell.calendar import asset_class, calendar_for
+from closingbell.cells import Watermark
+from closingbell.healing import Cell, Damage
+from closingbell.store.asked import asked_for
+from closingbell.store.database import Series, Values, database_of, moment
+from closingbell.store.marks import has_bar, lock_marks, make_marks
+from closingbell.store.schema import bar, gap, quarantine, watermark
+
+
+def orphans(
+    connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str] | None = None
+) -> dict[str, Watermark]:
+    """Tickers that lost their watermark, of these or of all, and what it spanned.
+
+    They have bars or gaps, or a run that came to its end had asked for them.
+    """
+    spans: list[tuple[str, date, date]] = []
+    for table in (bar, gap):
+        marked = sa.exists().where(
+            watermark.c.source == source, watermark.c.timeframe == timeframe, watermark.c.ticker == table.c.ticker
+        )
+        query = (
+            sa.select(table.c.ticker, sa.func.min(table.c.session), sa.func.max(table.c.session))
+            .where(table.c.source == source, table.c.timeframe == timeframe, ~marked)
+            .group_by(table.c.ticker)
+        )
+        if tickers is not None:
+            query = query.where(database_of(connection).among(connection, table.c.ticker, tickers))
+        spans += connection.execute(query).tuples()
+    spans += [(name, span.first, span.last) for name, span in asked_for(connection, source, timeframe, tickers)]
+    found: dict[str, Watermark] = {}
+    for ticker, first, last in spans:
+        known = found.get(ticker, Watermark(first, last))
+        found[ticker] = Watermark(min(first, known.first), max(last, known.last))
+    return {ticker: mark for ticker, span in found.items() if (mark := _on_sessions(ticker, span))}
+
+
+def _on_sessions(ticker: str, span: Watermark) -> Watermark | None:
+    """The same from session to session; None if there is none in it."""
+    sessions = calendar_for(asset_class(ticker)).sessions(span.first, span.last)
+    return Watermark(sessions[0].item(), sessions[-1].item()) if len(sessions) else None
+
+
+def unproven(
+    connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str] | None = None
+) -> tuple[Cell, ...]:
+    """Cells of these tickers or of all that are in quarantine by the ledger, while no bar of theirs is."""
+    query = sa.select(gap.c.ticker, gap.c.session).where(
+        gap.c.source == source, gap.c.timeframe == timeframe, _is_unproven()
+    )
+    if tickers is not None:
+        query = query.where(database_of(connection).among(connection, gap.c.ticker, tickers))
+    return tuple(connection.execute(query.order_by(gap.c.ticker, gap.c.session)).tuples())
+
+
+def mend(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, damage: Damage, at: datetime) -> None:
+    """Make the ledger true again: what is lost becomes ``pending``, what has its bar is no gap.
+
+    Watermarks are made and locked as in every flush, in the order of the tickers. What somebody else has mended in
+    the meantime stays.
+    """
+    series = Series(source, timeframe, run_id)
+    if damage.orphans:
+        make_marks(connection, series, damage.orphans)
+    lock_marks(connection, series, damage.per_ticker)
+    _reopen(connection, series, damage.lost, at)
+    own = has_bar(timeframe, gap, gap.c.source)  # another vendor's bar does not unsay what this one answered
+    _close(connection, series, damage.contradicted, own)
+    _close(connection, series, damage.unproven, _is_unproven())
+    _reopen(connection, series, damage.unproven, at)
+
+
+def _is_unproven() -> sa.ColumnElement[bool]:
+    """That a gap is in quarantine by the ledger, while no bar of it is."""
+    kept = sa.exists().where(
+        quarantine.c.source == gap.c.source,
+        quarantine.c.ticker == gap.c.ticker,
+        quarantine.c.timeframe == gap.c.timeframe,
+        quarantine.c.session == gap.c.session,
+    )
+    return sa.and_(gap.c.reason == "quarantined", ~kept)
+
+
+def _listed(connection: sa.Connection, name: str, cells: Sequence[Cell]) -> sa.FromClause:
+    """Cells as a table."""
+    columns: dict[str, Values] = {
+        "ticker": (gap.c.ticker.type, [ticker for ticker, _ in cells]),
+        "session": (gap.c.session.type, [session for _, session in cells]),
+    }
+    return database_of(connection).rows(connection, name, columns)
+
+
+def _close(connection: sa.Connection, series: Series, cells: Sequence[Cell], still: sa.ColumnElement[bool]) -> None:
+    """Delete the gaps of some cells of which something is still true."""
+    if not cells:
+        return
+    cell = _listed(connection, "cell", cells)
+    connection.execute(
+        sa.delete(gap).where(
+            gap.c.source == series.source,
+            gap.c.timeframe == series.timeframe,
+            sa.tuple_(gap.c.ticker, gap.c.session).in_(sa.select(cell.c.ticker, cell.c.session)),
+            still,
+        )
+    )
+
+
+def _reopen(connection: sa.Connection, series: Series, cells: Sequence[Cell], at: datetime) -> None:
+    """Make lost cells ``pending``, unless somebody stored their bar or their gap in the meantime, or made the watermark
+    anew without them."""
+    if not cells:
+        return
+    lost = _listed(connection, "lost", cells)
+    values = {
+        "source": sa.literal(series.source),
+        "ticker": lost.c.ticker,
+        "timeframe": sa.literal(series.timeframe),
+        "session": lost.c.session,
+        "reason": sa.literal("pending"),
+        "attempts": sa.literal(0),
+        "updated_at": moment(at),
+        "run_id": sa.literal(series.run_id, sa.Uuid),
+    }
+    spanned = sa.and_(
+        watermark.c.source == series.source,
+        watermark.c.timeframe == series.timeframe,
+        watermark.c.ticker == lost.c.ticker,
+        lost.c.session.between(watermark.c.first_session, watermark.c.last_session),
+    )
+    query = sa.select(*values.values()).join_from(lost, watermark, spanned)
+    database_of(connection).insert_missing(connection, gap, values, query.where(~has_bar(series.timeframe, lost)))

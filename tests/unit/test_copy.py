@@ -1,0 +1,84 @@
+"""The binary COPY format, against one written field by field."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+
+from closingbell.bars import BAR, Bars
+from closingbell.store import copy
+from closingbell.store.columns import in_order, is_latest, ordered
+from closingbell.store.copy import Field, Rows, encode, parse
+
+HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+
+
+def plain(rows: list[list[bytes | None]]) -> bytes:
+    fields = [[struct.pack(">i", -1 if v is None else len(v)) + (v or b"") for v in row] for row in rows]
+    return b"".join(struct.pack(">h", len(row)) + b"".join(row) for row in fields)
+
+
+def test_texts_of_every_length_and_nulls_in_any_place() -> None:
+    names, positions = ("A", "é", "ABCDEFGHIJ", "PEBpE"), np.array([2, 0, 1, 3, 0, 2], np.int32)
+    numbers = np.array([1.5, np.nan, -0.0, 5e-324, np.nan, 1e300])
+    counts = np.array([1, 2, -1, -1, 2**53 + 1, 0])
+    fields = [
+        Field.texts(names, positions),
+        Field.constant(b"1d", 6),
+        Field.numbers(numbers, ">f8", np.isnan(numbers)),
+        Field.numbers(counts, ">i8", counts == -1),
+    ]
+    wanted: list[list[bytes | None]] = [
+        [
+            names[position].encode(),
+            b"1d",
+            None if np.isnan(number) else struct.pack(">d", number),
+            None if count == -1 else struct.pack(">q", count),
+        ]
+        for position, number, count in zip(positions, numbers, counts.tolist(), strict=True)
+    ]
+    assert encode(fields) == plain(wanted)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6])
+def test_a_stream_in_blocks_is_read_back(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copy, "BLOCK", 2)
+    days = np.datetime64("1999-12-30") + np.arange(count)
+    instants = days.astype("M8[us]") + np.timedelta64(1, "us")
+
+    def fields(part: slice) -> list[Field]:
+        return [Field.dates(days[part]), Field.instants(instants[part])]
+
+    rows = Rows(count, fields)
+    stream = b"".join(iter(rows.read, b""))
+    assert stream.startswith(HEADER)
+    assert rows.read() == b""
+    found = parse(stream, (("day", "date"), ("instant", "timestamptz")))
+    assert (found["day"] == days).all()
+    assert (found["instant"] == instants).all()
+
+
+def _bars(tickers: tuple[str, ...], keys: list[tuple[int, int]]) -> Bars:
+    rows = np.zeros(len(keys), BAR)
+    rows["ticker"] = [ticker for ticker, _ in keys]
+    rows["ts"] = np.datetime64("2024-01-02T14:30", "us") + np.array([at for _, at in keys], "m8[m]")
+    rows["trades"] = np.arange(len(keys))
+    return Bars(tickers, rows)
+
+
+@pytest.mark.parametrize(
+    ("keys", "order", "last"),
+    [
+        ([], [], []),
+        ([(2, 0), (2, 1), (0, 0)], [0, 1, 2], [True] * 3),
+        ([(0, 0), (0, 1), (2, 0), (1, 5)], [2, 0, 1, 3], [True] * 4),  # each ticker's in the order of time
+        ([(0, 1), (0, 0), (2, 0), (0, 1)], [2, 1, 0, 3], [False, True, True, True]),
+    ],
+)
+def test_the_order_of_the_key_is_that_of_bytes(keys: list[tuple[int, int]], order: list[int], last: list[bool]) -> None:
+    bars = _bars(("a", "é", "Z"), keys)  # Z before a before é
+    assert in_order(bars).tolist() == order
+    assert is_latest(bars).tolist() == last
+    assert ordered(bars).rows["trades"].tolist() == order

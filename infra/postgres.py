@@ -285,6 +285,12 @@ def _free_port(wanted: int | None) -> int:
     raise OSError("no free port on loopback")
 
 
+def version() -> str:
+    """The version of the embedded PostgreSQL, such as ``18.1``."""
+    command = [str(_binaries() / "postgres"), "--version"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[2]  # noqa: S603
+
+
 def _binaries() -> Path:
     """Where the wheel keeps its programs; found without importing it.
 

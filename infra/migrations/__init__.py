@@ -11,11 +11,12 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from closingbell.store.database import database_of
 from closingbell.store.faults import transaction
 from closingbell.store.redo import again
 
-#: One migration at a time in a database: two runs may start at once. The number is arbitrary but fixed.
-_LOCK: Final = 0x636C6F7362656C6C
+#: One migration at a time in a database: two runs may start at once.
+_LOCK: Final = "migrations"
 
 
 def config() -> Config:
@@ -44,12 +45,17 @@ def upgrade(engine: sa.Engine) -> None:
 
     if not again(engine, current):
         again(engine, lambda: _upgrade(engine))
+        engine.dispose()  # statements that its connections keep are of the tables as they were
 
 
 def _upgrade(engine: sa.Engine) -> None:
-    with transaction(engine) as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        made = config()
-        made.attributes["connection"] = connection
-        command.upgrade(made, "head")
+    database = database_of(engine)
+    # The lock is that of a transaction of its own: where each statement that makes a table commits, it would end with
+    # the first of them.
+    with transaction(engine) as guard:
+        database.prepare(guard)
+        database.lock(guard, _LOCK)
+        with transaction(engine) as connection:
+            made = config()
+            made.attributes["connection"] = connection
+            command.upgrade(made, "head")

@@ -36,6 +36,8 @@ def key() -> list[sa.Column[Any]]:
 
 
 def upgrade() -> None:
+    if op.get_bind().dialect.name == "oracle":
+        return  # its tables begin with 0004
     op.create_table(
         "bar",
         sa.Column("ticker", TICKER, primary_key=True),
@@ -138,5 +140,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    if op.get_bind().dialect.name == "oracle":
+        return
     for table in ("run", "facts_watermark", "split", "revision", "quarantine", "gap", "watermark", "bar"):
         op.drop_table(table)

@@ -1,4 +1,4 @@
-"""What a Prefect server needs before closingbell runs on it: the work pool and a limit for each quota.
+"""What a Prefect server needs before closingbell runs on it: the work pool, a limit for each quota, a type of block.
 
     python -m deployments.bootstrap
 
@@ -29,7 +29,7 @@ CHECKOUT: Final = Path(__file__).resolve().parent.parent
 
 
 def bootstrap(settings: Settings) -> list[str]:
-    """Create the work pool and the limits on the active Prefect server, where they are missing.
+    """Create the work pool, the limits and the database's type of block on the active Prefect server, where missing.
 
     Returns:
         What was done, and what is not as the settings say, a line each.
@@ -55,7 +55,7 @@ def bootstrap(settings: Settings) -> list[str]:
             said = [_pool(client)]
             for asset_class, quota in settings.quotas.all().items():
                 said += _limit(client, limit_name(quota, asset_class, settings.polygon_key_name), quota)
-            return [*said, automations.ensure(client)]
+            return [*said, _connector(client), automations.ensure(client)]
     except httpx.TransportError as error:
         raise ConfigurationError(
             f"the Prefect server does not answer ({type(error).__name__})",
@@ -152,6 +152,26 @@ def _limit(client: SyncPrefectClient, name: str, quota: Quota) -> list[str]:
     return said
 
 
+def _connector(client: SyncPrefectClient) -> str:
+    """Let the database be put into a block in the UI, which offers the types that its server knows.
+
+    That of the keys is one of Prefect's own.
+    """
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+    from prefect_sqlalchemy import SqlAlchemyConnector
+
+    slug, known = SqlAlchemyConnector.get_block_type_slug(), "there already"
+    try:
+        client.read_block_type_by_slug(slug)
+    except ObjectNotFound:
+        known = "created"
+    try:
+        SqlAlchemyConnector.register_type_and_schema(_sync=True)  # and the newest version of its form
+    except ObjectAlreadyExists:  # someone else did, just now
+        known = "there already"
+    return f"block type {slug}: {known}"
+
+
 def _remembered(client: SyncPrefectClient, setting: str) -> int | None:
     """What a limit was last set to from the setting; anything else in it is a person's own choice."""
     variable = client.read_variable_by_name(setting)
@@ -166,7 +186,7 @@ def without_credentials(url: str) -> str:
 
 @click.command()
 def main() -> None:
-    """Create the work pool and the quotas' limits on the active Prefect server."""
+    """Create the work pool, the quotas' limits and the database's type of block on the active Prefect server."""
     try:
         for line in bootstrap(settings_of_runs()):
             click.echo(line)

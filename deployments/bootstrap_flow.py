@@ -17,7 +17,7 @@ from deployments import bootstrap as bootstrapping
 
 @flow(name="bootstrap")
 def _flow() -> list[str]:
-    """Create the work pool and the quota's limit where they are missing; change nothing that exists."""
+    """Create the work pool, the quota's limit and the database's type of block; change nothing that exists."""
     said = bootstrapping.bootstrap(bootstrapping.settings_of_runs())
     for line in said:
         logging.getLogger("prefect.flow_runs").info(line)

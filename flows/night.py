@@ -118,10 +118,12 @@ def _night(run: Run) -> State[Any]:
         try:
             splits = look_at_splits(work, night.splits, resources)
             resources.look_around(night)
-            tally = steps.gather(retrying(settings).map(batches, work=unmapped(work)), batches, resources)
+            with resources.flushing(run.run_id, request.source, request.timeframe, run.now) as flusher:
+                tally = steps.gather(retrying(settings).map(batches, work=unmapped(work)), batches, resources)
         except BaseException:
-            leave_untried([batch for batch in batches if batch.todo or batch.under_way], work, resources)
+            leave_untried([batch for batch in batches if not batch.ended], work, resources)
             raise
+        tally.add(flusher.tally)
         tally.add(splits)
         tally.add(sweep_up(work, night.plan.calls, resources))
         tally.add(look_up_all(looks.at_minutes(night.minutes), work, run.batch_size, resources))

@@ -35,6 +35,7 @@ from closingbell.report import Failure, Tally
 from closingbell.settings import Settings
 from closingbell.store.claims import Claim
 from closingbell.store.faults import AwayError, LockedError, RaceError
+from tasks.flush import Saving
 from tasks.resources import Resources, current
 
 P = ParamSpec("P")
@@ -65,8 +66,8 @@ class Batch(Generic[C]):
         todo: calls that are not begun.
         failed: calls that failed, committed as such, and are worth another try.
         tally: what the batch adds up to.
-        under_way: the call that is claimed and not committed yet.
-        answer: what came of it, kept until it is committed: no call is made twice because the database was away.
+        claimed: the call that is claimed and not answered yet.
+        saving: answers that are not known to be committed: no call is made twice because the database was away.
         begun: whether a thread has taken it up.
         look_again: seconds to its next look, while other runs have its cells in flight.
     """
@@ -76,13 +77,18 @@ class Batch(Generic[C]):
         self.todo: list[C] = list(calls)
         self.failed: list[C] = []
         self.tally = Tally(calls_done=len(calls))
-        self.under_way: Claim | None = None
-        self.answer: tuple[Outcome, ClosingbellError | None] | None = None
+        self.claimed: Claim | None = None
+        self.saving: list[Saving] = []
         self.begun = False
         self.look_again = LOOK_AGAIN
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left of it that the database does not know."""
+        return not (self.todo or self.claimed or self.saving)
 
     def take_up(self) -> None:
         """Make ready for a try: what failed the last time is to do again."""
@@ -172,34 +178,19 @@ def ingest_batch(batch: Batch[Call], work: Work) -> Tally:
         FatalError: the database refused a statement.
         RunEndingError: another batch knows why the run has to stop, or somebody stops it.
     """
-    resources, logger = current(), get_run_logger()
+    resources = current()
     if resources.stopped and not batch.begun:
         raise RunEndingError("the run has to stop", value=resources.stopped.what)  # the run itself notes its calls
     batch.take_up()
-    tried = False
     with stopping(resources):
-        while batch.todo or batch.under_way:
-            if resources.stopped:
-                raise RunEndingError("the run has to stop", value=resources.stopped.what)
-            claim = batch.under_way = batch.under_way or _next(batch, work, resources)
-            if claim is None or claim.call is None:
-                continue
-            call = claim.call
-            if batch.answer is None:
-                skip = tried and resources.failing >= DEAD_LINE
-                batch.answer = _fetch(call, work, resources, batch.tally, skip=skip)
-            tried = True
-            outcome, error = batch.answer
-            holes = _commit(outcome, claim, work, resources, batch.tally)
-            batch.under_way = batch.answer = None
-            if error is None:
-                continue
-            batch.tally.failures.append(
-                Failure(str(call), error.what, outcome.reason, holes, outcome.tickers, str(error), len(call.cells))
-            )
-            logger.warning("%s: %s", call, error)
-            if may_pass(error):
-                batch.failed.append(call)
+        try:
+            _make_calls(batch, work, resources)
+        finally:
+            for saving in batch.saving:
+                resources.flusher.wait(saving)
+            unsaved = _note_saved(batch)
+        if unsaved:
+            raise unsaved
     if batch.failed:
         raise BatchFailedError(batch.tally)
     return batch.tally
@@ -251,6 +242,43 @@ def retries(settings: Settings) -> dict[str, Any]:
 def retrying(settings: Settings) -> Task[..., Any]:
     """The batch task with its retries."""
     return ingest_batch.with_options(**retries(settings))
+
+
+def _make_calls(batch: Batch[Call], work: Work, resources: Resources) -> None:
+    """Fetch and check the calls of a batch, and hand each answer over to be written."""
+    for saving in batch.saving:  # what an earlier try could not get written
+        resources.flusher.put(saving)
+    tried = False
+    while batch.todo or batch.claimed:
+        if resources.stopped:
+            raise RunEndingError("the run has to stop", value=resources.stopped.what)
+        if unsaved := _note_saved(batch):
+            raise unsaved
+        claim = batch.claimed = batch.claimed or _next(batch, work, resources)
+        if claim is None or claim.call is None:
+            continue
+        skip = tried and resources.failing >= DEAD_LINE
+        saving = Saving(claim, *_fetch(claim.call, work, resources, batch.tally, skip=skip))
+        tried = True
+        batch.saving.append(saving)
+        batch.claimed = None
+        resources.flusher.put(saving)
+
+
+def _note_saved(batch: Batch[Call]) -> BaseException | None:
+    """Take note of the answers that are committed by now; the first reason why one cannot be, if there is any."""
+    for saving in [saving for saving in batch.saving if saving.saved]:
+        batch.saving.remove(saving)
+        call, outcome, error = saving.outcome.call, saving.outcome, saving.error
+        if error is None:
+            continue
+        batch.tally.failures.append(
+            Failure(str(call), error.what, outcome.reason, saving.holes, outcome.tickers, str(error), len(call.cells))
+        )
+        get_run_logger().warning("%s: %s", call, error)
+        if may_pass(error):
+            batch.failed.append(call)
+    return next((saving.failure for saving in batch.saving if saving.failure), None)
 
 
 def _next(batch: Batch[Call], work: Work, resources: Resources) -> Claim | None:
@@ -316,39 +344,14 @@ def _bars(call: Call, work: Work, resources: Resources) -> tuple[Bars, int]:
     return bars, len(bars)
 
 
-def _commit(outcome: Outcome, claim: Claim, work: Work, resources: Resources, tally: Tally) -> int:
-    """Write an outcome; returns how many cells of a call that failed have no bar."""
-    begun = time.perf_counter()
-    calls, claims = resources.uncounted_calls(), [claim.claim_id] if claim.claim_id else []
-    result = resources.store.writer.flush(work.run_id, work.source, work.timeframe, [outcome], calls, work.now, claims)
-    tally.spend("database", time.perf_counter() - begun)
-    tally.add(
-        Tally(
-            rows=outcome.rows,
-            inserted=result.inserted,
-            rewritten=result.rewritten,
-            gaps=result.gaps,
-            quarantined=result.quarantined,
-            warned=dict(outcome.verdict.warned),
-            examples=result.examples,
-            absent=[f"{ticker} {session}" for ticker, session in result.absent],
-        )
-    )
-    cells = len(outcome.call.cells) // max(len(outcome.tickers), 1)
-    tally.failures += (
-        Failure(str(outcome.call), "the database does not take a ticker's answer", "failed", cells, (ticker,), said)
-        for ticker, said in result.refused.items()
-    )
-    return result.holes
-
-
 def leave_untried(batches: Sequence[Batch[Call]], work: Work, resources: Resources) -> None:
     """Leave to the next run what this one does not get to: every cell of the plan has a reason, always."""
-    calls, claims = [call for batch in batches for call in batch.todo], list[int]()
-    for under_way in [batch.under_way for batch in batches if batch.under_way]:
-        if under_way.call and under_way.claim_id:
-            calls.append(under_way.call)
-            claims.append(under_way.claim_id)
+    begun = [
+        claim for batch in batches for claim in (batch.claimed, *(saving.claim for saving in batch.saving)) if claim
+    ]
+    calls = [call for batch in batches for call in batch.todo] + [claim.call for claim in begun if claim.call]
+    untried = len(calls) - sum(claim.call is not None for claim in begun)
+    claims = [None] * untried + [claim.claim_id for claim in begun if claim.call]
     outcomes = [work.judge(call).not_tried(call) for call in calls]
     try:
         made = resources.uncounted_calls()
@@ -357,4 +360,4 @@ def leave_untried(batches: Sequence[Batch[Call]], work: Work, resources: Resourc
         get_run_logger().error("calls that were not tried are not noted: %s", error)
         return
     for batch in batches:
-        batch.todo, batch.under_way, batch.answer = [], None, None
+        batch.todo, batch.claimed, batch.saving = [], None, []

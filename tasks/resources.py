@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
 
 from prefect.logging import get_run_logger
 
 from closingbell.clock import Clock
 from closingbell.errors import ClosingbellError, FatalError
 from closingbell.night import Night
+from closingbell.outcome import FlushResult, Outcome
 from closingbell.settings import Settings, load
 from closingbell.sources.base import Split
 from closingbell.sources.polygon import PolygonSource
 from closingbell.store import Store, open_store
 from infra import embedded, migrations
 from tasks.context import Context
+from tasks.flush import Flusher
 from tasks.gates import Gates
 from tasks.logs import in_run_log
 from tasks.secrets import complete
@@ -50,6 +54,7 @@ class Resources:
     abandoned: threading.Event = field(default_factory=threading.Event)
     night: Night | None = None
     _context: Context | None = None
+    _flusher: Flusher | None = None
     stopped: ClosingbellError | None = None
     halted: threading.Event = field(default_factory=threading.Event)
     unreached: bool = False
@@ -63,6 +68,27 @@ class Resources:
         if self._context is None:
             raise FatalError("bars came before the run knew what to judge them by")
         return self._context
+
+    @property
+    def flusher(self) -> Flusher:
+        """What writes the answers; there is one inside of :meth:`flushing` only."""
+        if self._flusher is None:
+            raise FatalError("an answer came before the run could write it")
+        return self._flusher
+
+    @contextmanager
+    def flushing(self, run_id: UUID, source: str, timeframe: str, now: datetime) -> Iterator[Flusher]:
+        """Let answers be written for the time of the block, by a run, at an instant; all are when it ends."""
+
+        def write(outcomes: Sequence[Outcome], claims: Sequence[int | None]) -> FlushResult:
+            calls = self.uncounted_calls()
+            return self.store.writer.flush(run_id, source, timeframe, outcomes, calls, now, claims)
+
+        self._flusher = flusher = Flusher(write)
+        try:
+            yield flusher
+        finally:
+            flusher.close()
 
     def look_around(self, night: Night) -> None:
         """Learn which tickers have bars, and the known splits, of a run that is about to make its calls."""

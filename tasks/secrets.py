@@ -1,8 +1,8 @@
 """Keys and passwords from Prefect blocks, for those that prefer them there to the environment.
 
 A secret that the environment does not set is looked for on the Prefect server, under the name of its setting: the
-Secret block ``closingbell-polygon-api-key`` for ``POLYGON_API_KEY``, and so on. The database may be a SQLAlchemy
-Connector block of that name as well. A block that is not there is no error; one that cannot be used is.
+Secret block ``closingbell-polygon-api-key`` for ``POLYGON_API_KEY``, and so on. The database, of either kind, may be a
+SQLAlchemy Connector block of that name as well. A block that is not there is no error; one that cannot be used is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import httpx
+import sqlalchemy as sa
 from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import get_current_settings
@@ -74,20 +75,33 @@ def _fits(block: dict[str, Any], setting: str) -> bool:
 
 def _value(block: dict[str, Any]) -> SecretStr:
     """What a block holds; no error quotes it."""
-    data, value = block["data"], None
-    if block["block_type"]["slug"] == _SECRET:
-        value = data.get("value")
-    elif isinstance(info := data.get("connection_info"), dict):
-        from prefect_sqlalchemy import ConnectionComponents  # half a second that few need
-
-        try:
-            value = ConnectionComponents(**info).create_url().render_as_string(hide_password=False)
-        except (ValidationError, ValueError, TypeError):
-            value = None
-    else:
-        value = info
+    data = block["data"]
+    value = data.get("value") if block["block_type"]["slug"] == _SECRET else _url(data)
     if isinstance(value, str) and value.strip():
         return SecretStr(value.strip())
     raise ConfigurationError(
         "a Prefect block cannot be used", value=block["name"], fix="Let it hold the secret itself, as plain text."
     )
+
+
+def _url(connector: dict[str, Any]) -> str | None:
+    """The database URL that a SQLAlchemy Connector stands for; None where it is none.
+
+    What it hands to the driver as ``connect_args`` are options of the URL here: a wallet or a root certificate that it
+    names is not left out.
+    """
+    from prefect_sqlalchemy import ConnectionComponents  # half a second that few need
+
+    info, options = connector.get("connection_info"), connector.get("connect_args") or {}
+    try:
+        url = sa.make_url(info) if isinstance(info, str) else ConnectionComponents(**(info or {})).create_url()
+        return url.update_query_dict(_texts(options)).render_as_string(hide_password=False)
+    except (ValidationError, ValueError, TypeError, sa.exc.ArgumentError):
+        return None
+
+
+def _texts(options: dict[str, Any]) -> dict[str, str]:
+    """Options as a URL has them."""
+    if not all(isinstance(value, str | int | float) for value in options.values()):
+        raise ValueError("an option that no URL has")
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options.items()}

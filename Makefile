@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run up test test-pgbouncer soak lint secrets format lock audit clean
+.PHONY: help run up test test-pgbouncer test-oracle soak bench lint secrets format lock audit clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,9 +25,15 @@ test: $(ENV) ## Run the tests, two files at a time
 test-pgbouncer: $(ENV) ## Run the store's tests through a pgbouncer in transaction mode, which has to be installed
 	@CLOSINGBELL_TEST_PGBOUNCER=1 $(BIN)/python -m pytest tests/store
 
+test-oracle: $(ENV) ## Run the store's tests on Oracle Free in a container, which needs Docker
+	@infra/oracle/test.sh $(BIN)/python
+
 soak: $(ENV) ## About an hour of nights in which everything goes wrong, and of kills (CONTRIBUTING.md says more)
 	@CLOSINGBELL_SOAK_TICKERS=$${CLOSINGBELL_SOAK_TICKERS:-80} \
 	  $(BIN)/python -m pytest -m soak --show-capture=no -o timeout=0 $(if $(CLOSINGBELL_SOAK_WEEK),tests/soak)
+
+bench: $(ENV) ## Measure everything side by side, about an hour, and write benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks $(NAMES)
 
 lint: $(ENV) ## Check style and types
 	@$(BIN)/ruff check .
@@ -48,7 +54,7 @@ audit: $(ENV) ## Look for known vulnerabilities in what is locked
 	@$(BIN)/python .ci/audit.py
 
 clean: ## Remove the environment and what tools left; the data in .closingbell stay
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .ci-venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(ENV): requirements.lock pyproject.toml

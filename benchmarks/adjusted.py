@@ -1,6 +1,6 @@
 """What adjusting costs: the same bars read raw from ``bar`` and through the views, medians side by side.
 
-    python -m benchmarks.adjusted [--tickers 500] [--sessions 2520] [--rounds 41]
+    python -m benchmarks adjusted
 
 An embedded PostgreSQL with daily bars of every ticker and minutes of a few, up to four splits for each ticker and
 as many again for a market of others, and who held each ticker. Each round reads every form once, so that what else
@@ -12,16 +12,15 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-import click
 import psycopg2
 import psycopg2.extensions
-import sqlalchemy as sa
 
+from benchmarks.report import Table, ratio
+from closingbell.store import open_store
 from infra import migrations
 from infra.postgres import EmbeddedPostgres
 
@@ -83,8 +82,8 @@ _FORMS: Final = {
 }
 
 
-def measure(connection: psycopg2.extensions.connection, condition: str, rounds: int) -> dict[str, tuple[float, int]]:
-    """Median seconds and rows of each form."""
+def read(connection: psycopg2.extensions.connection, condition: str, rounds: int) -> dict[str, tuple[list[float], int]]:
+    """The seconds of each round, and the rows, of each form."""
     forms = {form: relation for form, relation in _FORMS.items() if "1d" in condition or form != "total_return"}
     seconds: dict[str, list[float]] = {form: [] for form in forms}
     rows = dict.fromkeys(forms, 0)
@@ -94,7 +93,7 @@ def measure(connection: psycopg2.extensions.connection, condition: str, rounds: 
             rows[form] = _read(connection, f"SELECT * FROM {relation} {condition} ORDER BY ticker, ts")  # noqa: S608
             if turn:  # the first round warms the caches
                 seconds[form].append(time.perf_counter() - begun)
-    return {form: (statistics.median(seconds[form]), rows[form]) for form in forms}
+    return {form: (seconds[form], rows[form]) for form in forms}
 
 
 def _read(connection: psycopg2.extensions.connection, statement: str) -> int:
@@ -111,9 +110,9 @@ def _read(connection: psycopg2.extensions.connection, statement: str) -> int:
 
 def fill(url: str, values: dict[str, Any]) -> None:
     """Make the tables and the rows."""
-    engine = sa.create_engine(url)
-    migrations.upgrade(engine)
-    engine.dispose()
+    store = open_store(url)
+    migrations.upgrade(store.engine)
+    store.close()
     connection = psycopg2.connect(url.replace("+psycopg2", ""))
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -122,21 +121,10 @@ def fill(url: str, values: dict[str, Any]) -> None:
     connection.close()
 
 
-def show(name: str, found: dict[str, tuple[float, int]]) -> Sequence[str]:
-    """Lines of a table."""
-    raw = found["raw"][0]
-    return [
-        f"{name:<16} {form:<16} {rows:>10,} rows {1000 * median:>10,.1f} ms {median / raw:>8.2f} x raw"
-        for form, (median, rows) in found.items()
-    ]
-
-
-@click.command()
-@click.option("--tickers", default=500, show_default=True)
-@click.option("--sessions", default=2520, show_default=True)
-@click.option("--rounds", default=41, show_default=True, help="For one ticker's daily bars; fewer for longer reads.")
-def main(tickers: int, sessions: int, rounds: int) -> None:
-    """Print how long each form takes, and its ratio to the raw read."""
+def measure(*, quick: bool = False) -> list[Table]:
+    """How long each form takes, and its ratio to the raw read."""
+    tickers, sessions, rounds = (50, 504, 5) if quick else (500, 2520, 41)
+    rows = []
     with tempfile.TemporaryDirectory() as home, EmbeddedPostgres(Path(home)) as server:
         server.ensure_database("benchmark")
         url = server.url("benchmark")
@@ -144,9 +132,13 @@ def main(tickers: int, sessions: int, rounds: int) -> None:
         # A cursor is planned for its first rows, unless told that all of them will be read.
         connection = psycopg2.connect(url.replace("+psycopg2", ""), options="-c cursor_tuple_fraction=1")
         for name, (condition, share) in _READS.items():
-            print(*show(name, measure(connection, condition, max(3, int(rounds * share)))), sep="\n", flush=True)
+            found = read(connection, condition, max(3, int(rounds * share)))
+            raw = found["raw"][0]
+            rows += [
+                (name, form, count, 1000 * statistics.median(spent), ratio(spent, raw))
+                for form, (spent, count) in found.items()
+            ]
         connection.close()
-
-
-if __name__ == "__main__":
-    main()
+    columns = ("read", "form", "rows", "ms", "times raw")
+    note = f"{tickers:,} tickers, {sessions:,} sessions of days, a year of minutes of five; every column of every row."
+    return [Table("Adjusting while reading", columns, rows, [note])]

@@ -1,0 +1,161 @@
+"""Whole runs: from the API's page to the committed row, and what of it is Prefect.
+
+    python -m benchmarks runs
+
+At a quota that nobody reaches, the pages kept and given again (:mod:`benchmarks.pages`), PostgreSQL durable as by
+default. Beside each run, in the same round: the same night with Prefect taken out (:mod:`benchmarks.plain`), and the
+same pages only fetched and decoded into columns, the most that any run could reach here. Real bars where
+CLOSINGBELL_DATA names their folder.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.decode import OpenGate
+from benchmarks.report import Table, ratio, rounds
+from benchmarks.surroundings import Surroundings, surroundings
+from benchmarks.whole import Measured
+from closingbell import universe
+from closingbell.sources.polygon import PolygonSource
+
+_ROUNDS: Final = 5
+
+#: The stages of a run's report, and what they are.
+_STAGES: Final = {
+    "waiting": "for the quota's slots",
+    "api": "request to last byte",
+    "decoding": "bytes to columns, and the answer's own checks",
+    "checks": "the quality rules, and the stored bars that they need",
+    "database": "transactions, of two writers at once",
+}
+
+#: Threads that decoding alone is tried with; the best counts.
+_THREADS: Final = (1, 2)
+
+
+def measure(*, quick: bool = False) -> list[Table]:
+    """Backfills of an index, generated and real, and its nights."""
+    count = 2 if quick else _ROUNDS
+    names = universe.resolve(universe.DEFAULT, None)[: 50 if quick else None]
+    with surroundings() as around:
+        tables = _backfill(f"{len(names)} tickers, ten years", around, names, "2016-03-10", "2026-03-06", count)
+        tables.append(_night(around, names, count))
+    folder = os.environ.get("CLOSINGBELL_DATA")
+    real = Path(folder).resolve() / "daily" / "sp500_5yr.parquet" if folder else None
+    if real and real.exists():
+        tickers = _tickers(real)[: 50 if quick else None]
+        with surroundings(real) as around:
+            what = f"{len(tickers)} tickers, five years of real bars"
+            tables += _backfill(what, around, tickers, "2013-02-08", "2018-02-07", count)
+    return tables
+
+
+def _backfill(what: str, around: Surroundings, names: Sequence[str], first: str, last: str, count: int) -> list[Table]:
+    runs: dict[bool, list[Measured]] = {False: [], True: []}
+
+    def whole(*, plain: bool) -> float:
+        found = around.run(around.database(), plain=plain, tickers=list(names), start=first, end=last)
+        runs[plain].append(found)
+        return found.seconds
+
+    best = _best_decoding(around, names, first, last)
+    cases: dict[str, Callable[[], float]] = {
+        "whole": lambda: whole(plain=False),
+        "plain": lambda: whole(plain=True),
+        "decoding": lambda: _decode(around, names, first, last, best)[0],
+    }
+    spent = rounds(cases, count, warm_up=1)
+    bars = runs[False][0].bars
+    rows = [
+        (
+            told,
+            bars,
+            statistics.median(spent[case]),
+            ratio([bars] * count, spent[case]),
+            ratio(spent["decoding"], spent[case]),
+        )
+        for case, told in {
+            "decoding": f"fetching and decoding alone, {best} thread{'s' if best > 1 else ''}",
+            "plain": "the run, Prefect taken out",
+            "whole": "the run",
+        }.items()
+    ]
+    share = 1 - ratio(spent["plain"], spent["whole"])
+    columns = ("", "bars", "seconds", "bars/s", "of decoding alone")
+    notes = [f"Prefect's share of the run: {share:.1%}. Medians of {count} rounds."]
+    return [Table(f"Whole run: {what}", columns, rows, notes), _stages(what, runs[False][1:])]
+
+
+def _stages(what: str, runs: Sequence[Measured]) -> Table:
+    """Where the time of the runs went."""
+    rows: list[tuple[object, ...]] = [
+        (stage, statistics.median(run.told["seconds"].get(stage, 0.0) for run in runs), meaning)
+        for stage, meaning in _STAGES.items()
+    ]
+    rows.append(("processor", statistics.median(run.cpu for run in runs), "of the run's process, all threads"))
+    rows.append(("whole run", statistics.median(run.seconds for run in runs), "by the clock"))
+    peak = statistics.median(run.peak for run in runs)
+    notes = [f"Stages are summed over the threads, which overlap. Memory: {peak:,.0f} MB at most."]
+    return Table(f"Seconds by stage: {what}", ("stage", "seconds", "what"), rows, notes)
+
+
+def _night(around: Surroundings, names: Sequence[str], count: int) -> Table:
+    """The usual night: one market day, into a database that holds a month of days before it."""
+    runs: dict[bool, list[Measured]] = {False: [], True: []}
+
+    def night(*, plain: bool) -> float:
+        database = around.database()
+        span: dict[str, Any] = {"tickers": list(names), "start": "2026-02-09"}
+        around.run(database, plain=True, end="2026-03-05", **span)
+        runs[plain].append(around.run(database, plain=plain, end="2026-03-06", **span))
+        return runs[plain][-1].seconds
+
+    spent = rounds({"whole": lambda: night(plain=False), "plain": lambda: night(plain=True)}, count, warm_up=1)
+    rows = [
+        (
+            told,
+            found[0].told["actual_calls"],
+            found[0].told["inserted"],
+            statistics.median(spent[case]),
+            statistics.median(run.peak for run in found),
+        )
+        for case, told, found in (("whole", "the night", runs[False]), ("plain", "Prefect taken out", runs[True]))
+    ]
+    more = statistics.median(spent["whole"]) - statistics.median(spent["plain"])
+    notes = [
+        f"From the call of the flow to its return. Prefect adds {more:.2f} s: the states and artifacts of one night."
+    ]
+    return Table(f"One night of {len(names)} tickers", ("", "calls", "bars", "seconds", "MB at most"), rows, notes)
+
+
+def _best_decoding(around: Surroundings, names: Sequence[str], first: str, last: str) -> int:
+    _decode(around, names, first, last, 2)  # fills the kept pages
+    found = rounds({str(n): lambda n=n: _decode(around, names, first, last, n)[0] for n in _THREADS}, 2)  # type: ignore[misc]
+    return min(_THREADS, key=lambda n: min(found[str(n)]))
+
+
+def _decode(around: Surroundings, names: Sequence[str], first: str, last: str, threads: int) -> tuple[float, int]:
+    """Seconds and rows of fetching and decoding every ticker's range by the source alone."""
+    source = PolygonSource("any", around.market_url, OpenGate(), pool_size=threads)
+    begin, end = date.fromisoformat(first), date.fromisoformat(last)
+    with ThreadPoolExecutor(threads) as pool:
+        begun = time.perf_counter()
+        rows = sum(pool.map(lambda name: len(source.fetch_range(name, begin, end)), names))
+        seconds = time.perf_counter() - begun
+    source.close()
+    return seconds, rows
+
+
+def _tickers(path: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    (name,) = {"ticker", "symbol", "Name"} & set(pq.read_schema(path).names)
+    return sorted(set(pq.read_table(path, columns=[name])[name].to_pylist()))

@@ -1,0 +1,103 @@
+"""One whole run of the ingest flow, in a process of its own that measures itself.
+
+    python -m benchmarks.whole '{"tickers": ["AAPL"], "start": "2025-01-02"}' [plain]
+
+Its surroundings (database, Prefect server, market) are in the environment, as for any run; its last line is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+_ROOT: Final = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A run, measured from inside its process.
+
+    Attributes:
+        told: its report.
+        seconds: from the call of the flow to its return; starting Python and loading modules is not part of it.
+        cpu: processor seconds of the process in that time.
+        before: MB of memory when the flow was called, all modules loaded.
+        peak: MB of memory at most.
+    """
+
+    told: dict[str, Any]
+    seconds: float
+    cpu: float
+    before: float
+    peak: float
+
+    @property
+    def bars(self) -> int:
+        """Bars stored."""
+        return cast(int, self.told["stored_bars"])
+
+
+def run(environment: Mapping[str, str], *, plain: bool = False, **parameters: Any) -> Measured:
+    """Run the ingest flow with these parameters in a child process.
+
+    Args:
+        environment: the settings.
+        plain: with Prefect taken out of it, see :mod:`benchmarks.plain`.
+        **parameters: the flow's.
+
+    Raises:
+        RuntimeError: it did not complete.
+    """
+    command = [sys.executable, "-m", "benchmarks.whole", json.dumps(parameters), *(["plain"] if plain else [])]
+    done = subprocess.run(  # noqa: S603  # our own module
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, cwd=_ROOT
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        raise RuntimeError(f"the run failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    found = Measured(**json.loads(lines[-1]))
+    if found.told["state"] != "Completed":
+        raise RuntimeError(f"the run ended {found.told['state']}: {found.told.get('error') or found.told['failed']}")
+    return found
+
+
+def _main() -> None:
+    from benchmarks.plain import without_prefect
+    from flows.ingest import ingest
+
+    logging.disable(logging.WARNING)
+    home = Path(os.environ["CLOSINGBELL_HOME"])
+    earlier = set((home / "runs").glob("*.json"))
+    parameters = json.loads(sys.argv[1])
+    if "plain" in sys.argv:
+        with without_prefect():
+            measured = _measured(lambda: ingest.fn(**ingest.validate_parameters(parameters)))
+    else:
+        measured = _measured(lambda: ingest(**parameters, return_state=True))
+    (report,) = set((home / "runs").glob("*.json")) - earlier
+    told = json.loads(report.read_text())
+    print(json.dumps({"told": told, **measured}))
+
+
+def _measured(work: Callable[[], object]) -> dict[str, float]:
+    before, cpu, begun = _memory(), time.process_time(), time.perf_counter()
+    work()
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    return {"seconds": seconds, "cpu": cpu, "before": before, "peak": _memory()}
+
+
+def _memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    _main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from closingbell.store import Store, open_store
 from infra import migrations
 from infra.market.process import MarketProcess
 from infra.postgres import EmbeddedPostgres
+from tests import oracle
+from tests.databases import OneSchema
 from tests.pooler import Pooler
 
 if TYPE_CHECKING:
@@ -24,14 +27,40 @@ if TYPE_CHECKING:
 
 _OURS = {name.upper() for name in Settings.model_fields}
 
+#: Tests in this folder run on each kind of database.
+_ON_EACH = Path(__file__).parent / "store"
+_KINDS = {"postgresql": "postgres_only", "oracle": "oracle_only"}
+#: Fixtures that lead to a PostgreSQL server.
+_POSTGRES = {"postgres", "front", "unpooled", "_template"}
+
 #: The files that take longest, in this order, before all others: two processes then end at about the same time.
-_LONGEST = ("test_stack", "test_kills", "test_limiter_life", "test_healing", "test_splits", "test_scale", "test_canary")
+_LONGEST = (
+    *("test_stack", "test_kills", "test_limiter_life", "test_healing", "test_splits", "test_scale", "test_canary"),
+    *("test_two_databases", "test_views", "test_oracle_outage", "test_flush"),
+)
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the longest files begin first."""
+    """Let the longest files begin first; what is for one kind of database is on it, whatever it uses."""
+    for item in items:
+        for kind, marker in _KINDS.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(kind)
     places = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test in ``tests/store`` that works with a database on each kind, or on the one it is marked for."""
+    if _ON_EACH not in metafunc.definition.path.parents:
+        return
+    marked = {kind for kind, marker in _KINDS.items() if metafunc.definition.get_closest_marker(marker)}
+    if _POSTGRES.intersection(metafunc.fixturenames) and marked != {"postgresql"}:
+        raise pytest.UsageError(f"{metafunc.definition.nodeid} needs the marker postgres_only, with the reason")
+    if "backend" in metafunc.fixturenames:
+        kinds = [pytest.param(kind, marks=getattr(pytest.mark, kind)) for kind in _KINDS if kind in (marked or _KINDS)]
+        metafunc.parametrize("backend", kinds, indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -76,8 +105,8 @@ def _template(postgres: sa.URL) -> str:
     """A migrated database that the tests' own are copied from."""
     name = f"template_{uuid.uuid4().hex[:12]}"
     _execute(postgres, f'CREATE DATABASE "{name}"')
-    engine = sa.create_engine(postgres.set(database=name), poolclass=sa.NullPool)
-    migrations.upgrade(engine)
+    with closing(open_store(postgres.set(database=name).render_as_string(hide_password=False))) as store:
+        migrations.upgrade(store.engine)
     return name
 
 
@@ -98,13 +127,83 @@ def unpooled(front: sa.URL, postgres: sa.URL) -> None:
         pytest.skip("a pooler answers for the server")
 
 
+@pytest.fixture(scope="session")
+def _stand_in() -> Iterator[tuple[oracle.OracleStandIn, OneSchema]]:
+    oracle.need()
+    with oracle.OracleStandIn() as running, closing(OneSchema(running.url, renew=running.restart)) as schema:
+        yield running, schema
+
+
 @pytest.fixture
-def database_url(postgres: sa.URL, front: sa.URL, _template: str) -> Iterator[str]:
-    """The URL of a database of the test's own, at the newest migration and empty."""
+def oracle_stand_in(_stand_in: tuple[oracle.OracleStandIn, OneSchema]) -> oracle.OracleStandIn:
+    """The stand-in for an Oracle, its tables empty and its log too, for tests that cut or count its executes."""
+    running, schema = _stand_in
+    schema.clean()
+    running.log()
+    return running
+
+
+@pytest.fixture(scope="session")
+def _oracle(request: pytest.FixtureRequest) -> Iterator[OneSchema]:
+    """The schema of the Oracle that CLOSINGBELL_TEST_ORACLE_URL names, else of the stand-in."""
+    named = os.environ.get("CLOSINGBELL_TEST_ORACLE_URL")
+    if not named:
+        yield request.getfixturevalue("_stand_in")[1]
+        return
+    with closing(OneSchema(named, shared=True)) as schema:
+        yield schema
+
+
+@pytest.fixture
+def oracle_url(_oracle: OneSchema) -> Iterator[str]:
+    """The URL of an Oracle's schema that nobody else works with, at the newest migration and empty."""
+    with _oracle.alone():
+        _oracle.clean()
+        yield _oracle.url
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> str:
+    """The kind of database that this test is run on, as SQLAlchemy calls it."""
+    return getattr(request, "param", "postgresql")
+
+
+@pytest.fixture
+def database_url(backend: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a database that nobody else works with, at the newest migration and empty."""
+    if backend == "oracle":
+        yield request.getfixturevalue("oracle_url")
+        return
+    # Not asked for above: a test on another kind of database starts no PostgreSQL.
+    postgres, front, template = map(request.getfixturevalue, ("postgres", "front", "_template"))
     name = f"test_{uuid.uuid4().hex[:12]}"
-    _execute(postgres, f'CREATE DATABASE "{name}" TEMPLATE "{_template}"')
+    _execute(postgres, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     yield front.set(database=name).render_as_string(hide_password=False)
     _execute(postgres, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def bare_url(backend: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a database that nobody else works with, and that has nothing in it."""
+    if backend == "oracle":
+        schema: OneSchema = request.getfixturevalue("_oracle")
+        with schema.alone():
+            schema.drop()
+            yield schema.url
+        return
+    postgres = request.getfixturevalue("postgres")
+    name = f"bare_{uuid.uuid4().hex[:12]}"
+    _execute(postgres, f'CREATE DATABASE "{name}"')
+    yield postgres.set(database=name).render_as_string(hide_password=False)
+    _execute(postgres, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def altered(backend: str, database_url: str, request: pytest.FixtureRequest) -> Iterator[None]:
+    """For tests that alter tables: on a kind that has one schema for all tests, it is made anew for the next."""
+    yield
+    if backend == "oracle":
+        request.getfixturevalue("_oracle").spoil()
 
 
 @pytest.fixture

@@ -57,6 +57,10 @@ class Proxy:
         """Break the connection that next sends ``at``, which the server does not get; an orphan's end stays open."""
         self._set(at, "orphan" if orphan else "question")
 
+    def is_meant(self, data: bytes, at: bytes) -> bool:
+        """Whether ``at`` is in what a client sends."""
+        return at in data
+
     def _set(self, at: str | bytes, how: str) -> None:
         self.lost.clear()
         self._at, self._how = at.encode() if isinstance(at, str) else at, how
@@ -84,7 +88,7 @@ class Proxy:
     def _pass_on(self, near: socket.socket, far: socket.socket, doomed: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := near.recv(65536):
-                if self._at and self._at in data:
+                if self._at and self.is_meant(data, self._at):
                     how, self._at = self._how, b""
                     if how != "answer":
                         self._close(near, *([] if how == "orphan" else [far]))

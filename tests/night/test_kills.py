@@ -20,8 +20,6 @@ from tests.night.command import contents, finish, start
 
 pytestmark = pytest.mark.prefect
 
-THREADS = 8
-
 
 @pytest.fixture
 def fresh_database(postgres: sa.URL, _template: str) -> Iterator[Callable[[], str]]:
@@ -42,9 +40,21 @@ def killed_and_run_again(
         time.sleep(0.01)
     process.kill()
     process.communicate()
+    made = len(market.calls())
+    committed = answered(environment["DATABASE_URL"])
     told = finish(start(environment, *arguments))
     paths = Counter(call["path"] for call in market.calls())
-    return {**told, "repeated": sum(count - 1 for count in paths.values())}
+    repeated = sum(count - 1 for count in paths.values())
+    # What was on its way, or waited for a writer of a busy database, is asked again: nothing that was committed.
+    assert repeated <= max(made - committed, 0), f"{made} made, {committed} committed, {repeated} repeated"
+    return {**told, "repeated": repeated}
+
+
+def answered(url: str) -> int:
+    """How many sessions are stored: each is an answer of its own where the plan is of market days."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        return int(connection.execute(sa.text("SELECT count(DISTINCT session) FROM bar")).scalar_one())
 
 
 def test_a_killed_run_is_finished_by_the_next(
@@ -66,7 +76,6 @@ def test_a_killed_run_is_finished_by_the_next(
     told = killed_and_run_again(market, environment, arguments, at)
     assert told["state"] == "Completed", f"seed {seed}"
     assert contents(environment["DATABASE_URL"]) == expected, f"seed {seed}, killed after {at} calls"
-    assert told["repeated"] <= THREADS, f"seed {seed}, killed after {at} calls"
 
 
 @pytest.mark.soak
@@ -94,7 +103,6 @@ def test_twenty_kills_of_a_replay_of_five_years(
             told = killed_and_run_again(market, environment, arguments, at)
             say(f"{number}: seed {seed}, killed after {at} calls, {told['repeated']} repeated")
             assert contents(environment["DATABASE_URL"]) == expected, f"seed {seed}, killed after {at} calls"
-            assert told["repeated"] <= THREADS, f"seed {seed}, killed after {at} calls"
 
 
 def settings(market: MarketProcess, database_url: str, tmp_path: Path) -> dict[str, str]:
@@ -104,6 +112,6 @@ def settings(market: MarketProcess, database_url: str, tmp_path: Path) -> dict[s
         "POLYGON_BASE_URL": market.url,
         "POLYGON_API_KEY": "any",
         "POLYGON_CALLS_PER_MINUTE": "100/0.5s",
-        "FETCH_THREADS": str(THREADS),
+        "FETCH_THREADS": "8",
         "CLOSINGBELL_HOME": str(tmp_path / "home"),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from datetime import date
 from pathlib import Path
 
@@ -13,14 +14,18 @@ from click.testing import CliRunner
 from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector, SyncDriver
 
 from closingbell.cli import cli
 from closingbell.errors import ConfigurationError, RetryableError
 from closingbell.settings import SECRETS, Settings, load, read
+from closingbell.store import open_store
+from deployments.bootstrap import bootstrap
 from tasks.secrets import block_name, complete
 from tests.night.conftest import Nights
+from tests.oracle import OracleStandIn
 
 pytestmark = pytest.mark.prefect
 
@@ -83,6 +88,75 @@ def test_a_database_may_be_a_connector(no_blocks: None) -> None:
 
     _save("database_url", Secret(value="postgresql://the-secret/counts\n"))
     assert _secrets(complete(read())) == ["postgresql://the-secret/counts", None, None]
+
+
+@pytest.mark.parametrize(
+    ("parts", "options", "url"),
+    [
+        ({"database": "FREEPDB1", "port": 1521}, {}, "db:1521/FREEPDB1"),
+        ({"query": {"service_name": "FREEPDB1"}, "port": 1521}, {}, "db:1521?service_name=FREEPDB1"),
+        ({"query": {"config_dir": "/etc/oracle"}}, {}, "db?config_dir=%2Fetc%2Foracle"),
+        (
+            {"database": "bars"},
+            {"wallet_location": "/etc/wallet", "ssl_server_dn_match": True, "retry_count": 3},
+            "db/bars?retry_count=3&ssl_server_dn_match=true&wallet_location=%2Fetc%2Fwallet",
+        ),
+    ],
+)
+def test_a_connector_of_oracle(parts: dict[str, object], options: dict[str, object], url: str, no_blocks: None) -> None:
+    info = ConnectionComponents(driver=SyncDriver.ORACLE_ORACLEDB, username="me", password="p@ss/1", host="db", **parts)
+    _save("database_url", SqlAlchemyConnector(connection_info=info, connect_args=options))
+    (found, *_) = _secrets(complete(read()))
+    assert found == f"oracle+oracledb://me:p%40ss%2F1@{url}"
+    with closing(open_store(found)) as store:
+        assert (store.engine.dialect.name, store.engine.url.username) == ("oracle", "me")
+
+
+def test_what_a_connector_hands_to_the_driver_is_not_left_out(no_blocks: None) -> None:
+    info = "postgresql+psycopg2://you@db/bars"
+    _save("database_url", SqlAlchemyConnector(connection_info=info, connect_args={"sslmode": "verify-full"}))
+    assert _secrets(complete(read())) == [f"{info}?sslmode=verify-full", None, None]
+
+    _save("database_url", SqlAlchemyConnector(connection_info=info, connect_args={"options": {"a": KEY}}))
+    with pytest.raises(ConfigurationError, match="closingbell-database-url") as caught:
+        complete(read())
+    assert KEY not in str(caught.value)
+
+
+def test_a_night_into_oracle_with_nothing_but_a_connector(
+    nights: Nights, no_blocks: None, oracle_stand_in: OracleStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = sa.make_url(oracle_stand_in.url)
+    info = ConnectionComponents(
+        driver=SyncDriver.ORACLE_ORACLEDB,
+        username=url.username,
+        password=url.password,
+        host=url.host,
+        port=url.port,
+        query={"service_name": url.query["service_name"]},
+    )
+    monkeypatch.delenv("DATABASE_URL")
+    _save("database_url", SqlAlchemyConnector(connection_info=info))
+
+    told = nights.ingest(tickers=["AAPL"], start=date(2026, 3, 2))
+
+    assert (told["state_name"], told["stored_bars"]) == ("Completed", 5), told.get("error")
+    with closing(open_store(oracle_stand_in.url)) as store:
+        assert store.records.overview()["bars"] == 5
+    assert not (nights.home / "postgres").exists(), "no embedded database was started"
+
+
+def test_the_bootstrap_brings_the_form_of_a_connector(prefect_api: str) -> None:
+    slug = SqlAlchemyConnector.get_block_type_slug()
+    with get_client(sync_client=True) as client:
+        with suppress(ObjectNotFound):
+            client.delete_block_type(client.read_block_type_by_slug(slug).id)
+        for known in ("created", "there already"):
+            assert f"block type {slug}: {known}" in bootstrap(load())
+        offered = client.read_block_type_by_slug(slug)
+        schema = client.get_most_recent_block_schema_for_block_type(offered.id)
+        assert schema is not None
+        assert {"connection_info", "connect_args"} <= set(schema.fields["properties"])
 
 
 def test_the_environment_wins(no_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import UTC, date
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,6 +16,7 @@ from closingbell.calendar import calendar_for
 from closingbell.outcome import Judge, Outcome
 from closingbell.plan import Call, MarketDay, TickerRange
 from closingbell.store import Store
+from closingbell.store.schema import bar, gap, watermark
 
 FIRST, LAST = date(2024, 1, 2), date(2024, 3, 28)
 SESSIONS = calendar_for("stocks").sessions(FIRST, LAST)
@@ -70,18 +71,43 @@ def start(store: Store) -> UUID:
     return run_id
 
 
-def query(store: Store, statement: str, **values: Any) -> list[Any]:
+def query(store: Store, what: str | sa.Executable, **values: Any) -> list[Any]:
+    """The rows of a statement; of a text each database gives dates, instants and UUIDs as its driver has them."""
+    statement = sa.text(what) if isinstance(what, str) else what
     with store.engine.connect() as connection:
-        return [tuple(row) for row in connection.execute(sa.text(statement), values)]
+        return [tuple(row) for row in connection.execute(statement, values)]
+
+
+def rows_of(store: Store, table: sa.Table, *columns: str, where: Any = True) -> list[Any]:
+    """Columns of a table (none: all), ordered by them; of the same types on each database."""
+    chosen = [table.c[name] for name in columns] or list(table.c)
+    # What a database does not sort by is at the end.
+    order = [column for column in chosen if not isinstance(column.type, sa.JSON)]
+    return query(store, sa.select(*chosen).where(sa.true() if where is True else where).order_by(*order))
+
+
+def count(store: Store, table: sa.Table, where: Any = True) -> int:
+    """How many rows a table has."""
+    wanted = sa.select(sa.func.count()).select_from(table).where(sa.true() if where is True else where)
+    return int(query(store, wanted)[0][0])
+
+
+def change(store: Store, statement: sa.Executable, **values: Any) -> int:
+    """Execute something behind the store's back; how many rows it changed."""
+    with store.engine.begin() as connection:
+        return connection.execute(statement, values).rowcount
 
 
 def stored(store: Store) -> list[Any]:
-    """Every bar's values."""
-    return query(
+    """Every bar's values; instants as UTC without saying so, as in :class:`~closingbell.bars.Bars`."""
+    names = ("open", "high", "low", "close", "volume", "vwap", "trades", "source", "run_id")
+    found = query(
         store,
-        "SELECT ticker, timeframe, session, ts AT TIME ZONE 'UTC', open, high, low, close, volume, vwap, trades, "
-        "source, run_id FROM bar ORDER BY ticker, ts",
+        sa.select(bar.c.ticker, bar.c.timeframe, bar.c.session, bar.c.ts, *(bar.c[name] for name in names)).order_by(
+            bar.c.ticker, bar.c.ts
+        ),
     )
+    return [(*row[:3], row[3].astimezone(UTC).replace(tzinfo=None), *row[4:]) for row in found]
 
 
 def expected(block: Bars, run_id: UUID, source: str = "polygon") -> list[Any]:
@@ -124,10 +150,10 @@ def read_only(store: Store, server: sa.URL, on: bool) -> None:
 
 
 def gaps(store: Store) -> dict[tuple[str, date], tuple[str, int, str | None]]:
-    rows = query(store, "SELECT ticker, session, reason, attempts, last_error FROM gap")
+    rows = rows_of(store, gap, "ticker", "session", "reason", "attempts", "last_error")
     return {(ticker, session): (reason, attempts, error) for ticker, session, reason, attempts, error in rows}
 
 
 def marks(store: Store) -> dict[str, tuple[date, date]]:
-    rows = query(store, "SELECT ticker, first_session, last_session FROM watermark")
+    rows = rows_of(store, watermark, "ticker", "first_session", "last_session")
     return {ticker: (first, last) for ticker, first, last in rows}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from blocks import answered, bars, days, query, range_of, ranged, start
 from click.testing import CliRunner
 
@@ -21,6 +22,8 @@ from closingbell.store.views import VIEWS
 from infra import migrations
 from infra.migrations.__main__ import main
 from infra.migrations.grants import grant
+
+pytestmark = pytest.mark.postgres_only("test_grants_oracle.py has Oracle's")
 
 PASSWORD = "x"
 WEIRD = 'a "quoted" na%me; DROP TABLE bar; --'
@@ -136,6 +139,22 @@ def test_tables_of_later_migrations_are_granted_too_and_those_of_others_are_not(
         assert query(own, "SELECT x FROM later") == [(1,)]
         refused(own, "DELETE FROM later")
         refused(own, "SELECT * FROM theirs")
+
+
+def test_a_table_that_a_migration_makes_anew_stays_granted(
+    store: Store, database_url: str, roles: dict[str, str]
+) -> None:
+    with store.engine.begin() as connection:
+        config = migrations.config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0003")
+    grant(store.engine, [roles["writer"]], [roles["reader"]])
+    migrations.upgrade(store.engine)
+    with opened(database_url, roles["writer"]) as own, own.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM claim")
+    with opened(database_url, roles["reader"]) as own:
+        assert query(own, "SELECT count(*) FROM claim") == [(0,)]
+        refused(own, "DELETE FROM claim")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,23 +16,27 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from closingbell.errors import ConfigurationError
-from closingbell.store import views
+from closingbell.store import open_store
+from closingbell.store.database import database_of
 from closingbell.store.schema import metadata
 from infra import migrations
 
+pytestmark = pytest.mark.postgres_only("it looks into PostgreSQL's catalogs; test_migrations_oracle.py has Oracle's")
+
 
 @pytest.fixture
-def empty(postgres: sa.URL) -> Iterator[sa.Engine]:
+def empty(bare_url: str) -> Iterator[sa.Engine]:
     """A database without a table."""
-    name = f"empty_{uuid.uuid4().hex[:12]}"
-    admin = sa.create_engine(postgres, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    engine = sa.create_engine(postgres.set(database=name))
-    yield engine
-    engine.dispose()
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    with closing(open_store(bare_url)) as store:
+        yield store.engine
+
+
+@contextmanager
+def altered(engine: sa.Engine, options: str) -> Iterator[sa.Engine]:
+    """The same database for sessions with other settings."""
+    made = sa.create_engine(engine.url, connect_args={"options": options})
+    yield made.execution_options(**engine.get_execution_options())
+    made.dispose()
 
 
 def tables(engine: sa.Engine) -> set[str]:
@@ -70,9 +74,14 @@ def test_the_migrated_database_is_the_schema_in_code(empty: sa.Engine) -> None:
     # What Alembic does not compare: collations, checks, defaults of identity.
     fresh = _described(empty)
     downgrade(empty)
-    metadata.create_all(empty)
+    with empty.begin() as connection:
+        metadata.create_all(connection)
+        for statement in database_of(empty).views():
+            connection.exec_driver_sql(statement)
     assert _described(empty) == fresh
-    metadata.drop_all(empty)
+    with empty.begin() as connection:
+        for statement in database_of(empty).drop_views():
+            connection.exec_driver_sql(statement)
     assert _made(empty) == []
 
 
@@ -126,7 +135,7 @@ def test_views_and_functions_are_all_compared(empty: sa.Engine) -> None:
         "split_factor_as_of(timestamp with time zone)",
     ]
     with empty.begin() as connection:
-        for statement in views.CREATE:  # over what is there already, as a repair would
+        for statement in database_of(empty).views():  # over what is there already, as a repair would
             connection.exec_driver_sql(statement)
 
 
@@ -188,6 +197,27 @@ def test_a_database_in_use_keeps_its_rows(empty: sa.Engine) -> None:
     assert _rows(empty, same) == [(2,)]
 
 
+def test_what_json_said_of_runs_is_in_columns(empty: sa.Engine) -> None:
+    _alembic(empty, command.upgrade, "0003")
+    with empty.begin() as connection:
+        connection.exec_driver_sql(f"""
+            INSERT INTO run (run_id, flow, source, timeframe, state, asked, plan, report) VALUES
+                ('{RUN}1', 'ingest', 'polygon', '1d', 'Completed', '{{"recheck_sessions": 3}}', '{{}}',
+                 '{{"unchecked_calls": 2}}'),
+                ('{RUN}2', 'ingest', 'polygon', '1d', 'Failed', '{{"recheck_sessions": 0}}', '{{}}', 'null'),
+                ('{RUN}3', 'splits', 'polygon', '1d', 'Running', '{{}}', '{{}}', NULL);
+            INSERT INTO claim (run_id, source, timeframe, first_session, last_session, tickers)
+            VALUES ('{RUN}3', 'polygon', '1d', '2024-06-07', '2024-06-07', '{{AAPL}}')
+        """)  # noqa: S608  (fixed text)
+    migrations.upgrade(empty)
+    columns = "SELECT recheck_sessions, unchecked_calls FROM run ORDER BY run_id"
+    assert _rows(empty, columns) == [(3, 2), (0, None), (None, None)]
+    assert _rows(empty, "SELECT count(*) FROM claim") == [(0,)], "no older run goes on in newer tables"
+    downgrade(empty, "0003")
+    migrations.upgrade(empty)
+    assert _rows(empty, columns) == [(3, 2), (0, None), (None, None)]
+
+
 def test_tickers_sort_and_compare_by_their_bytes(empty: sa.Engine) -> None:
     migrations.upgrade(empty)
     with empty.connect() as connection:
@@ -222,18 +252,18 @@ def test_several_upgrades_at_once(empty: sa.Engine) -> None:
 
 def test_a_current_database_is_only_read(empty: sa.Engine) -> None:
     migrations.upgrade(empty)
-    read_only = sa.create_engine(empty.url, connect_args={"options": "-c default_transaction_read_only=on"})
-    migrations.upgrade(read_only)
-    with read_only.connect() as connection:
-        assert migrations.is_current(connection)
-    read_only.dispose()
+    with altered(empty, "-c default_transaction_read_only=on") as read_only:
+        migrations.upgrade(read_only)
+        with read_only.connect() as connection:
+            assert migrations.is_current(connection)
 
 
 def test_a_read_only_database_that_is_behind_is_an_error(empty: sa.Engine) -> None:
-    read_only = sa.create_engine(empty.url, connect_args={"options": "-c default_transaction_read_only=on"})
-    with pytest.raises(ConfigurationError, match="read-only"):
+    with (
+        altered(empty, "-c default_transaction_read_only=on") as read_only,
+        pytest.raises(ConfigurationError, match="read-only"),
+    ):
         migrations.upgrade(read_only)
-    read_only.dispose()
     assert tables(empty) == set()
 
 
@@ -242,6 +272,5 @@ def test_a_current_database_is_not_locked(empty: sa.Engine) -> None:
     migrations.upgrade(empty)
     with empty.connect() as busy:
         busy.execute(sa.text("LOCK TABLE bar, alembic_version IN EXCLUSIVE MODE"))
-        waiting = sa.create_engine(empty.url, connect_args={"options": "-c lock_timeout=100"})
-        migrations.upgrade(waiting)
-        waiting.dispose()
+        with altered(empty, "-c lock_timeout=100") as waiting:
+            migrations.upgrade(waiting)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,57 +13,19 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from background import TIME, InBackground, told, until
 from blocks import days, gaps, query, ranged, read_only, start, stored
 from wire import COMMIT, Wire
 
 from closingbell.errors import RetryableError, RunEndingError
 from closingbell.outcome import FlushResult
-from closingbell.store import PostgresWriter, Store, open_store
+from closingbell.store import Store, Writer, open_store
 from closingbell.store.faults import LockedError, transaction
 from closingbell.store.redo import Redo
 from infra import cluster, migrations
 from infra.postgres import EmbeddedPostgres
 
-TIME = 60  # seconds that anything here may take before the test says that it hangs
-
-
-class InBackground:
-    """A flush in a thread of its own."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
-        self._thread.start()
-
-    def _run(self, work: Callable[[], Any]) -> None:
-        try:
-            self.value = work()
-        except BaseException as error:  # noqa: BLE001 - it is raised again by result()
-            self.error = error
-
-    @property
-    def done(self) -> bool:
-        return not self._thread.is_alive()
-
-    def result(self) -> Any:
-        self._thread.join(TIME)
-        assert self.done, "it hangs"
-        if self.error is not None:
-            raise self.error
-        return self.value
-
-
-def until(there: Callable[[], object]) -> None:
-    """Wait for something that comes."""
-    deadline = time.monotonic() + TIME
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def told(caplog: pytest.LogCaptureFixture, words: str) -> bool:
-    return any(words in record.getMessage() for record in caplog.records if record.name == "closingbell.store")
+pytestmark = pytest.mark.postgres_only("its wire and its locks; those of Oracle: test_oracle_outage.py")
 
 
 def flush(store: Store, run_id: Any, ticker: str = "AAPL", calls: int = 2) -> FlushResult:
@@ -141,9 +103,7 @@ def test_a_commit_that_never_arrived_is_done_again(store: Store, far: Store, wir
 def test_a_session_that_lost_its_client_in_a_flush_does_not_lock_it_out(store: Store, far: Store, wire: Wire) -> None:
     run_id = start(far)
     wire.lose_question(b"UPDATE run", orphan=True)
-    result = PostgresWriter(far.engine, lock_timeout=TIME).flush(
-        run_id, "polygon", "1d", [ranged("AAPL", days(0, 9))], calls=2
-    )
+    result = Writer(far.engine, lock_timeout=TIME).flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 9))], calls=2)
     check_once(store, run_id, result)
 
 
@@ -152,7 +112,7 @@ def test_a_commit_on_a_server_that_nobody_can_ask_about_it_is_done_again(
     store: Store, far: Store, wire: Wire, monkeypatch: pytest.MonkeyPatch, history: str
 ) -> None:
     """After a failover the number means another transaction; and some hosts do not tell which history is theirs."""
-    monkeypatch.setattr("closingbell.store.redo._HISTORY", sa.text(f"SELECT {history}"))
+    monkeypatch.setattr("closingbell.store.postgres._HISTORY", sa.text(f"SELECT {history}"))
     run_id = start(far)
     far.writer.mark()  # the server's history is known then, and the next commit is the one meant
     wire.lose(COMMIT)
@@ -347,7 +307,7 @@ LOCKS = ["LOCK TABLE bar IN ACCESS EXCLUSIVE MODE", "SELECT * FROM watermark FOR
 def test_a_strangers_lock_is_waited_for_and_named(store: Store, lock: str, caplog: pytest.LogCaptureFixture) -> None:
     run_id = start(store)
     flush(store, run_id)
-    writer = PostgresWriter(store.engine, lock_timeout=0.3)
+    writer = Writer(store.engine, lock_timeout=0.3)
     with locked(store, lock) as stranger:
         pid = stranger.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
         waiting = InBackground(lambda: writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 10))], calls=2))
@@ -409,14 +369,14 @@ def test_a_deadlock_is_run_again(store: Store, caplog: pytest.LogCaptureFixture)
     row = f"SELECT * FROM run WHERE run_id = '{run_id}' FOR UPDATE"  # noqa: S608
     with locked(store, "SELECT pg_advisory_xact_lock(42)") as halted, locked(store, row) as stranger:
         stranger.exec_driver_sql("SET deadlock_timeout = '1min'")
-        ours = InBackground(lambda: flush(store, run_id))
+        ours = InBackground(lambda: store.writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 10))]))
         until(lambda: waiting() == 1)
         theirs = InBackground(lambda: stranger.exec_driver_sql("SELECT * FROM watermark FOR UPDATE"))
         until(lambda: waiting() == 2)
         halted.rollback()
         theirs.result()
         stranger.rollback()
-        assert ours.result().stored == 10
+        assert ours.result().inserted == 1
     assert told(caplog, "lost a race")
 
 
@@ -432,7 +392,7 @@ def test_a_failed_serialization_is_run_again_as_often_as_is_set(store: Store) ->
             "CREATE TRIGGER lose BEFORE INSERT ON watermark FOR EACH ROW EXECUTE FUNCTION lose()"
         )
     with pytest.raises(RetryableError, match="lost a race"):
-        PostgresWriter(store.engine, retries=1, delay=0).flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 9))])
+        Writer(store.engine, retries=1, delay=0).flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 9))])
     result = flush(store, run_id)
     check_once(store, run_id, result)
 

@@ -22,6 +22,8 @@ from closingbell.quality import Verdict
 from closingbell.store import Store
 from closingbell.store.poison import MANY, Poison
 
+pytestmark = pytest.mark.postgres_only("its triggers and checks; Oracle's: test_oracle_poison.py")
+
 
 def run(store: Store, *statements: str) -> None:
     with store.engine.begin() as connection:

@@ -19,13 +19,16 @@ from wire import COMMIT, Wire
 
 from closingbell.errors import RetryableError
 from closingbell.store import Store, open_store
-from closingbell.store import statements as sql
+from closingbell.store.postgres import _COPY_TO_STAGE
 from infra import migrations
 from tests.pooler import Pooler, program
 
-pytestmark = pytest.mark.skipif(program() is None, reason="pgbouncer is not installed")
+pytestmark = [
+    pytest.mark.skipif(program() is None, reason="pgbouncer is not installed"),
+    pytest.mark.postgres_only("pgbouncer"),
+]
 
-STAGE = sql.COPY_TO_STAGE.split()[1]
+STAGE = _COPY_TO_STAGE.split()[1]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from blocks import FIRST, LAST, answered, bars, days, range_of, start
 
 from closingbell.bars import NO_TRADES, Bars
 from closingbell.store import Store
-from closingbell.store.reading import series
 
 
 def test_bars_come_back_as_they_went_in(store: Store) -> None:
@@ -16,7 +15,7 @@ def test_bars_come_back_as_they_went_in(store: Store) -> None:
     store.writer.flush(
         start(store), "polygon", "1d", [answered(range_of(t, days(0, 9)), block) for t, block in blocks.items()]
     )
-    back = series(store.engine, "polygon", "1d", ("AAPL", "NONE", "BRK.B"), FIRST, LAST)
+    back = store.records.series("polygon", "1d", ("AAPL", "NONE", "BRK.B"), FIRST, LAST)
     whole = Bars.concat([blocks["AAPL"], blocks["BRK.B"]])
     assert back.tickers == ("AAPL", "NONE", "BRK.B")
     for name in back.rows.dtype.names or ():
@@ -28,7 +27,7 @@ def test_only_the_sessions_asked_for(store: Store) -> None:
     store.writer.flush(
         start(store), "polygon", "1d", [answered(range_of("AAPL", days(0, 9)), bars("AAPL", days(0, 9)))]
     )
-    back = series(store.engine, "polygon", "1d", ("AAPL",), days(2, 2)[0].item(), days(4, 4)[0].item())
+    back = store.records.series("polygon", "1d", ("AAPL",), days(2, 2)[0].item(), days(4, 4)[0].item())
     np.testing.assert_array_equal(back.rows["session"], days(2, 4))
-    assert not len(series(store.engine, "polygon", "1m", ("AAPL",), FIRST, LAST))
-    assert not len(series(store.engine, "polygon", "1d", (), FIRST, LAST))
+    assert not len(store.records.series("polygon", "1m", ("AAPL",), FIRST, LAST))
+    assert not len(store.records.series("polygon", "1d", (), FIRST, LAST))

@@ -7,7 +7,8 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from blocks import query, start
+import sqlalchemy as sa
+from blocks import count, query, rows_of, start
 
 from closingbell.bars import BAR, NO_TRADES, Bars
 from closingbell.calendar import calendar_for
@@ -15,6 +16,7 @@ from closingbell.cells import Cells
 from closingbell.outcome import FlushResult, Judge, Outcome
 from closingbell.plan import TickerRange
 from closingbell.store import Store
+from closingbell.store.schema import bar, quarantine, revision
 
 ROWS = 619_040
 
@@ -38,11 +40,13 @@ def _load(path: Path) -> dict[str, Bars]:
 
 
 @pytest.mark.data
-def test_every_row_is_stored_or_kept_apart(data: Path, store: Store) -> None:
+def test_every_row_is_stored_or_kept_apart(data: Path, store: Store, backend: str) -> None:
     blocks = _load(data / "daily" / "sp500_5yr.parquet")
+    assert sum(map(len, blocks.values())) == ROWS
+    if backend == "oracle":  # the stand-in's half a million would take minutes
+        blocks = {ticker: block for ticker, block in blocks.items() if _is_odd(block) or ticker < "AB"}
     everything = Bars.concat(blocks.values())
     rows = everything.rows
-    assert len(rows) == ROWS
     first, last = rows["session"].min().item(), rows["session"].max().item()
     sessions = calendar_for("stocks").sessions(first, last)
     judge = Judge("stocks", sessions, np.datetime64("2026-01-01"), np.datetime64("2026-01-01"))
@@ -51,7 +55,7 @@ def test_every_row_is_stored_or_kept_apart(data: Path, store: Store) -> None:
 
     loaded = _flush(store, outcomes)
     assert (loaded.inserted, loaded.rewritten) == (loaded.stored, 0)
-    assert loaded.stored + loaded.quarantined == ROWS
+    assert loaded.stored + loaded.quarantined == len(rows)
 
     absent = np.logical_or.reduce([np.isnan(rows[name]) for name in ("open", "high", "low", "close", "volume")])
     with np.errstate(invalid="ignore"):
@@ -63,10 +67,10 @@ def test_every_row_is_stored_or_kept_apart(data: Path, store: Store) -> None:
     masks = {"missing_value": absent, "ohlc_order": disordered & ~halved, "half_split": halved}
     for rule, mask in masks.items():
         wanted = {(everything.tickers[row["ticker"]], row["session"].item()) for row in rows[mask]}
-        found = query(store, "SELECT ticker, session FROM quarantine WHERE rule = :rule", rule=rule)
+        found = rows_of(store, quarantine, "ticker", "session", where=quarantine.c.rule == rule)
         assert set(found) == wanted
         assert len(found) == len(wanted)
-    assert query(store, "SELECT count(*) FROM quarantine") == [(loaded.quarantined,)]
+    assert count(store, quarantine) == loaded.quarantined
 
     grid = [Cells.all(tuple(blocks), sessions)]
     held = store.records.reconcile("polygon", "1d", grid)
@@ -78,12 +82,20 @@ def test_every_row_is_stored_or_kept_apart(data: Path, store: Store) -> None:
     assert kept == {"missing_value": 11, "ohlc_order": 11, "half_split": 1}
 
     # The rows of the file as columns of the table: the sums are exact, as doubles of at most two decimals add up.
-    totals = query(store, "SELECT count(*), count(DISTINCT ticker), sum(volume) FROM bar")
-    assert totals == [(loaded.stored, 505, float(rows["volume"][~absent & ~disordered].sum()))]
+    tickers = sa.func.count(bar.c.ticker.distinct())
+    totals = query(store, sa.select(sa.func.count(), tickers, sa.func.sum(bar.c.volume)))
+    assert totals == [(loaded.stored, len(blocks), float(rows["volume"][~absent & ~disordered].sum()))]
 
     again = _flush(store, outcomes)
     assert (again.inserted, again.rewritten, again.stored, again.gaps) == (0, 0, loaded.stored, 0)
-    assert query(store, "SELECT count(*) FROM revision") == [(0,)]
+    assert count(store, revision) == 0
+
+
+def _is_odd(block: Bars) -> bool:
+    """Whether a bar lacks a price, or has them in disorder."""
+    prices = [block.rows[name] for name in ("open", "high", "low", "close")]
+    low, high = np.minimum.reduce(prices), np.maximum.reduce(prices)
+    return bool(np.isnan(low).any() or (block.rows["low"] > low).any() or (block.rows["high"] < high).any())
 
 
 def _flush(store: Store, outcomes: list[Outcome], size: int = 50) -> FlushResult:

@@ -10,7 +10,20 @@ from uuid import uuid4
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from blocks import FIRST, JUDGE, LAST, SESSIONS, answered, bars, days, query, range_of, ranged, start
+from blocks import (
+    FIRST,
+    JUDGE,
+    LAST,
+    SESSIONS,
+    answered,
+    bars,
+    change,
+    count,
+    days,
+    range_of,
+    ranged,
+    start,
+)
 
 from closingbell.bars import Bars
 from closingbell.cells import RETRYABLE, Cells, Gap, Watermark, accounted
@@ -20,12 +33,7 @@ from closingbell.quota import Quota, Quotas
 from closingbell.request import Request, of_gaps
 from closingbell.store import Store
 from closingbell.store.records import as_run_id
-
-
-def execute(store: Store, statement: str, **values: Any) -> int:
-    with store.engine.begin() as connection:
-        return connection.execute(sa.text(statement), values).rowcount
-
+from closingbell.store.schema import bar, gap, watermark
 
 AT = datetime(2024, 4, 1, 6, tzinfo=UTC)
 QUOTA = Quotas(Quota.parse("5/min"), {})
@@ -54,6 +62,7 @@ def filled(store: Store) -> Store:
     return store
 
 
+DAY = SESSIONS[3].item()
 GRID = [Cells.all(("AAPL", "MSFT", "GONE"), days(0, 9))]
 
 
@@ -90,15 +99,15 @@ def test_only_the_masks_cells_are_expected(filled: Store) -> None:
 @pytest.mark.parametrize(
     ("statement", "off"),
     [
-        ("DELETE FROM bar WHERE ticker = 'AAPL' AND session = :day", {"AAPL": 1}),
-        ("DELETE FROM gap WHERE ticker = 'GONE' AND reason = 'unentitled'", {"GONE": 2}),
-        ("INSERT INTO gap (source, ticker, timeframe, session, reason, attempts, run_id) "
-         "VALUES ('polygon', 'AAPL', '1d', :day, 'failed', 1, gen_random_uuid())", {"AAPL": 1}),
-        ("DELETE FROM bar WHERE ticker = 'AAPL'", {"AAPL": 10}),
+        (sa.delete(bar).where(bar.c.ticker == "AAPL", bar.c.session == DAY), {"AAPL": 1}),
+        (sa.delete(gap).where(gap.c.ticker == "GONE", gap.c.reason == "unentitled"), {"GONE": 2}),
+        (sa.insert(gap).values(source="polygon", ticker="AAPL", timeframe="1d", session=DAY, reason="failed",
+                               attempts=1, updated_at=AT, run_id=uuid4()), {"AAPL": 1}),
+        (sa.delete(bar).where(bar.c.ticker == "AAPL"), {"AAPL": 10}),
     ],
 )  # fmt: skip
-def test_a_cell_that_does_not_add_up_is_found(filled: Store, statement: str, off: dict[str, int]) -> None:
-    execute(filled, statement.replace(":day", f"'{SESSIONS[3]}'"))
+def test_a_cell_that_does_not_add_up_is_found(filled: Store, statement: sa.Executable, off: dict[str, int]) -> None:
+    change(filled, statement)
     held = filled.records.reconcile("polygon", "1d", GRID)
     assert not held.balanced
     assert held.unexplained == off
@@ -107,17 +116,17 @@ def test_a_cell_that_does_not_add_up_is_found(filled: Store, statement: str, off
 
 def test_a_missing_cell_and_one_too_many_do_not_cancel_out(filled: Store) -> None:
     """A sum by ticker would be right."""
-    execute(filled, "UPDATE gap SET session = :to WHERE ticker = 'MSFT' AND session = :day",
-            day=SESSIONS[8].item(), to=SESSIONS[2].item())  # fmt: skip
+    eighth, other = SESSIONS[8].item(), SESSIONS[2].item()
+    change(filled, sa.update(gap).where(gap.c.ticker == "MSFT", gap.c.session == eighth).values(session=other))
     assert filled.records.reconcile("polygon", "1d", GRID).unexplained == {"MSFT": 2}
-    execute(filled, "UPDATE bar SET session = :to WHERE ticker = 'AAPL' AND session = :day",
-            day=SESSIONS[8].item(), to=SESSIONS[8].item().replace(day=13))  # fmt: skip
+    saturday = eighth.replace(day=13)
+    change(filled, sa.update(bar).where(bar.c.ticker == "AAPL", bar.c.session == eighth).values(session=saturday))
     assert filled.records.reconcile("polygon", "1d", GRID).unexplained == {"MSFT": 2, "AAPL": 1}
 
 
 def test_other_timeframes_and_sources_are_not_mistaken_for_it(filled: Store) -> None:
-    execute(filled, "UPDATE bar SET timeframe = '1h' WHERE ticker = 'AAPL'")
-    execute(filled, "UPDATE gap SET source = 'other' WHERE ticker = 'GONE'")
+    change(filled, sa.update(bar).where(bar.c.ticker == "AAPL").values(timeframe="1h"))
+    change(filled, sa.update(gap).where(gap.c.ticker == "GONE").values(source="other"))
     assert filled.records.reconcile("polygon", "1d", GRID).unexplained == {"AAPL": 10, "GONE": 10}
 
 
@@ -125,7 +134,7 @@ def test_the_audit_holds_each_watermark(filled: Store) -> None:
     [(key, held)] = filled.records.audit().items()
     assert key == ("polygon", "1d")
     assert (held.expected, held.balanced) == (30, True)
-    execute(filled, "DELETE FROM gap WHERE reason = 'pending'")
+    change(filled, sa.delete(gap).where(gap.c.reason == "pending"))
     assert filled.records.audit()[key].unexplained == {"GONE": 1}
 
 
@@ -142,13 +151,13 @@ def test_what_a_run_asked_for_before_it_was_over_is_not_missed(store: Store) -> 
 
 def test_a_watermark_that_came_back_shorter_gets_no_gap_outside(filled: Store) -> None:
     """Another run was quicker than the one that found the watermark gone."""
-    execute(filled, "DELETE FROM watermark WHERE ticker = 'AAPL'")
-    execute(filled, "DELETE FROM bar WHERE ticker = 'AAPL' AND session = :day", day=SESSIONS[2].item())
+    change(filled, sa.delete(watermark).where(watermark.c.ticker == "AAPL"))
+    change(filled, sa.delete(bar).where(bar.c.ticker == "AAPL", bar.c.session == SESSIONS[2].item()))
     damage = filled.records.damage("polygon", "1d", ["AAPL"])
     assert damage.lost == (("AAPL", SESSIONS[2].item()),)
     filled.writer.flush(start(filled), "polygon", "1d", [ranged("AAPL", days(6, 7))], at=AT)
     filled.records.mend(start(filled), "polygon", "1d", damage, AT)
-    assert query(filled, "SELECT session FROM gap WHERE ticker = 'AAPL'") == []
+    assert count(filled, gap, gap.c.ticker == "AAPL") == 0
     assert not filled.records.damage("polygon", "1d", ["AAPL"])
 
 
@@ -165,7 +174,8 @@ def test_the_ledger_of_some_tickers(filled: Store) -> None:
 
 def test_to_retry_gaps_is_to_ask_for_nothing_else(filled: Store) -> None:
     """Answers wait for a run that is about their tickers, also where their time has come."""
-    execute(filled, "UPDATE gap SET reason = 'failed' WHERE ticker = 'MSFT' AND session = :day", day=SESSIONS[8].item())
+    eighth = sa.and_(gap.c.ticker == "MSFT", gap.c.session == SESSIONS[8].item())
+    change(filled, sa.update(gap).where(eighth).values(reason="failed"))
     now = AT + timedelta(days=400)
     lost = [gap for gap in filled.records.gaps("polygon", "1d", RETRYABLE) if gap.ticker == "MSFT"]
     retried = work_out(filled, of_gaps([*lost, Gap("MSFT", SESSIONS[0].item(), "pending")], now), QUOTA, 100, now)
@@ -298,4 +308,4 @@ def test_bars_of_one_block_may_have_unused_tickers(store: Store) -> None:
     assert np.array_equal(halted.rows["ticker"], [0])
     with pytest.raises(KeyError):  # a bar of a ticker that was not asked for is the source's mistake, and loud
         store.writer.flush(start(store), "polygon", "1d", [answered(call, halted)])
-    assert query(store, "SELECT count(*) FROM bar") == [(0,)]
+    assert count(store, bar) == 0

@@ -10,7 +10,9 @@ from blocks import start
 
 from closingbell.errors import ConfigurationError
 from closingbell.store import open_store
-from closingbell.store.tls import tls_of
+from closingbell.store.postgres import tls_of
+
+pytestmark = pytest.mark.postgres_only("the options of its client library")
 
 REQUIRED = {"sslmode": "require"}
 

@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from blocks import FIRST, JUDGE, LAST, answered, bars, days, gaps, query, range_of, ranged, start
+import sqlalchemy as sa
+from blocks import FIRST, JUDGE, LAST, answered, bars, change, days, gaps, range_of, ranged, rows_of, start
 
 from closingbell.cells import Cells
 from closingbell.errors import NotEntitledError, RetryableError
 from closingbell.outcome import Outcome
 from closingbell.store import Store
+from closingbell.store.schema import bar, gap
 
 AT = datetime(2024, 4, 1, 6, tzinfo=UTC)
 GRID = [Cells.all(("AAPL",), days(0, 9))]
@@ -53,8 +55,7 @@ def test_another_ones_bar_does_not_stand_in_for_an_answer(generated: Store, outc
 
 def test_an_own_bar_beside_a_gap_is_one(generated: Store) -> None:
     flush(generated, JUDGE.failed(range_of("AAPL", days(0, 9)), RetryableError("no answer")))
-    with generated.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE bar SET source = 'polygon' WHERE session = '2024-01-03'")
+    change(generated, sa.update(bar).values(source="polygon").where(bar.c.session == days(1, 1)[0].item()))
     damage = generated.records.damage("polygon", "1d", ["AAPL"])
     assert damage.contradicted == (("AAPL", days(1, 1)[0].item()),)
     generated.records.mend(start(generated), "polygon", "1d", damage, AT)
@@ -75,9 +76,7 @@ def test_a_bar_outside_of_the_watermark_leaves_no_gap_when_taken_out(generated: 
     flush(generated, ranged("AAPL", days(0, 3), 9.0))
     outside = generated.records.series("stand-in", "1d", ("AAPL",), days(6, 6)[0].item(), days(6, 6)[0].item())
     assert len(generated.writer.take_out(start(generated), "polygon", "1d", outside, ["off_scale"], AT)) == 1
-    assert query(generated, "SELECT source, session, reason FROM gap") == [
-        ("stand-in", days(6, 6)[0].item(), "pending")
-    ]
+    assert rows_of(generated, gap, "source", "session", "reason") == [("stand-in", days(6, 6)[0].item(), "pending")]
 
 
 def test_each_reads_its_own(generated: Store) -> None:

@@ -1,0 +1,149 @@
+"""What runs and people read of the database, and how runs that died are closed."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+import sqlalchemy as sa
+from blocks import SESSIONS, answered, bars, change, days, range_of, ranged, start
+
+from closingbell.cells import Watermark
+from closingbell.store import Store
+from closingbell.store.schema import quarantine, run
+
+SPAN = {"start": "2024-01-02", "end": "2024-01-31"}
+
+
+def ended(store: Store, state: str, missed: int, *tickers: str, **asked: Any) -> UUID:
+    """A run that was asked for tickers, and came to its end."""
+    run_id = uuid4()
+    known = {"source": "polygon", "timeframe": "1d", "tickers": list(tickers), **SPAN, **asked}
+    store.records.start_run(run_id, "ingest", known, {"planned_calls": 1, "cells": 1})
+    store.records.end_run(run_id, state, {"actual_calls": 1, "unchecked_calls": missed})
+    return run_id
+
+
+def test_the_last_recheck_that_got_all_it_asked_for(store: Store) -> None:
+    def rechecked(*tickers: str) -> date | None:
+        return store.records.rechecked("polygon", "1d", tickers)
+
+    assert rechecked("AAPL") is None
+    ended(store, "Completed", 0, "AAPL", "MSFT", recheck_sessions=3)
+    assert (rechecked("AAPL"), rechecked("MSFT", "AAPL")) == (date(2024, 1, 31), date(2024, 1, 31))
+    assert rechecked("AAPL", "ORCL") is None
+    ended(store, "Completed", 0, "AAPL", recheck_sessions=0, end="2024-02-01")
+    ended(store, "PartiallyCompleted", 1, "AAPL", recheck_sessions=3, end="2024-02-02")
+    ended(store, "Failed", 0, "AAPL", recheck_sessions=3, end="2024-02-05")
+    assert rechecked("AAPL") == date(2024, 1, 31), "none of these is one"
+    ended(store, "PartiallyCompleted", 0, "AAPL", recheck_sessions=3, end="2024-02-06")
+    assert rechecked("AAPL") == date(2024, 2, 6)
+
+
+def test_tickers_that_lost_their_watermark_are_known_from_what_was_asked(store: Store) -> None:
+    limits = {"MSFT": ["2024-01-08", None], "GONE": [None, "2024-01-10"], "NEVER": ["2024-03-01", None]}
+    names = ("AAPL", "MSFT", "GONE", "NEVER")
+    ended(store, "Completed", 0, *names, limits=limits)
+    ended(store, "Crashed", 0, "LOST")
+    first, last = SESSIONS[0].item(), date(2024, 1, 31)
+    spans = {
+        "AAPL": Watermark(first, last),
+        "MSFT": Watermark(date(2024, 1, 8), last),
+        "GONE": Watermark(first, date(2024, 1, 10)),
+    }
+    assert store.records.damage("polygon", "1d", [*names, "OTHER", "LOST"]).orphans == spans
+    store.writer.flush(start(store), "polygon", "1d", [ranged("AAPL", days(0, 3))])
+    del spans["AAPL"]
+    assert store.records.damage("polygon", "1d", names).orphans == spans
+    assert store.records.audit()["polygon", "1d"].damage.orphans == spans
+
+    store.records.mend(start(store), "polygon", "1d", store.records.damage("polygon", "1d", names), _now())
+    assert not store.records.damage("polygon", "1d", names)
+    ledger = store.records.ledger("polygon", "1d", names, None, date(2024, 3, 28))
+    assert set(ledger.watermarks) == {"AAPL", "MSFT", "GONE"}
+    assert {gap.reason for gap in ledger.gaps} == {"pending"}
+
+
+def test_who_has_the_same_bars_stored(store: Store) -> None:
+    block = bars("AAPL", days(0, 9))
+    for ticker, until in (("AAPL", 9), ("COPY", 4)):
+        same = bars(ticker, days(0, until))
+        store.writer.flush(start(store), "polygon", "1d", [answered(range_of(ticker, days(0, until)), same)])
+    store.writer.flush(start(store), "polygon", "1d", [ranged("OTHER", days(0, 9), 1.0)])
+
+    def owner(*tickers: str, but: str = "NEW", at_least: int = 2) -> str | None:
+        return store.records.owner("1d", tickers, but, block.rows, at_least)
+
+    assert owner("OTHER", "COPY", "AAPL") == "AAPL"
+    assert owner("OTHER", "COPY", "AAPL", but="AAPL") == "COPY"
+    assert owner("OTHER", "COPY", "AAPL", but="AAPL", at_least=6) is None
+    assert owner("OTHER") is None
+    assert owner() is None
+
+
+def test_bars_that_came_under_another_ticker_as_well(store: Store) -> None:
+    run_id = start(store)
+    twin = answered(range_of("TWIN", days(0, 2)), bars("TWIN", days(0, 2)))
+    apart = twin.without(dict.fromkeys(range(3), "the same"))
+    store.writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 4)), apart])
+    assert change(store, sa.update(quarantine).values(rule="same_series")) == 3
+    found = store.records.copied(run_id, "polygon", "1d", ["MSFT", "AAPL"])
+    assert found.tickers == ("MSFT", "AAPL")
+    assert sorted(found.rows["session"].tolist()) == days(0, 2).tolist()
+    assert set(found.rows["ticker"].tolist()) == {1}
+    wanted = bars("AAPL", days(0, 2)).rows
+    for name in ("ts", "close", "volume"):
+        assert np.array_equal(np.sort(found.rows[name]), np.sort(wanted[name]))
+    assert len(store.records.copied(uuid4(), "polygon", "1d", ["AAPL"])) == 0
+
+
+def test_spans_and_progress_and_revisions(store: Store) -> None:
+    run_id = start(store)
+    store.writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(2, 4)), ranged("MSFT", days(4, 9))], calls=2)
+    assert store.records.span("polygon", "1d", ["AAPL", "MSFT", "NONE"]) == Watermark(
+        SESSIONS[2].item(), SESSIONS[9].item()
+    )
+    assert store.records.span("polygon", "1d", ["NONE"]) is None
+    assert store.records.tickers("polygon", "1d") == ("AAPL", "MSFT")
+    row = store.records.progress(run_id)
+    assert row is not None
+    assert (row["state"], row["plan"], row["actual_calls"]) == ("Running", {"planned_calls": 1, "cells": 1}, 2)
+    assert (row["done_cells"], row["accepted_bars"]) == (9, 9)
+    again = start(store)
+    store.writer.flush(again, "polygon", "1d", [ranged("AAPL", days(2, 4), 1.0)])
+    told = store.records.revisions(again, limit=2)
+    assert [line.split(" open ")[0] for line in told] == [f"AAPL {day}" for day in days(2, 3)]
+
+
+def test_of_very_many_tickers(store: Store) -> None:
+    """More than one statement could name one by one."""
+    names = [f"T{i:05}" for i in range(1_500)]
+    store.writer.flush(start(store), "polygon", "1d", [ranged(name, days(0, 0)) for name in names[::500]])
+    ledger = store.records.ledger("polygon", "1d", names, SESSIONS[0].item(), SESSIONS[0].item())
+    assert set(ledger.watermarks) == set(names[::500])
+    assert not store.records.damage("polygon", "1d", names)
+
+
+def test_a_dead_run_whose_row_somebody_writes_is_left_to_the_next(store: Store) -> None:
+    """Nobody who starts waits for it."""
+    dead = start(store)
+    with store.engine.begin() as other:
+        other.execute(sa.update(run).where(run.c.run_id == dead).values(done_cells=1))
+        begun = datetime.now(UTC)
+        start(store)
+        assert datetime.now(UTC) - begun < timedelta(seconds=20)  # the stand-in for an Oracle takes seconds to say no
+    assert store.records.run(dead)["state"] == "Running"  # type: ignore[index]
+    start(store)
+    assert store.records.run(dead)["state"] == "Crashed"  # type: ignore[index]
+
+
+def test_a_run_that_has_ended_is_not_closed_once_more(store: Store) -> None:
+    run_id = ended(store, "Completed", 0, "AAPL")
+    start(store)
+    assert store.records.run(run_id)["state"] == "Completed"  # type: ignore[index]
+
+
+def _now() -> datetime:
+    return datetime(2024, 4, 1, 6, tzinfo=UTC)

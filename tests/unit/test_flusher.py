@@ -1,0 +1,210 @@
+"""Answers are committed one by one while the database is idle, together while it is busy, and each learns its fate."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from closingbell.errors import ClosingbellError, FatalError, RetryableError, RunEndingError
+from closingbell.outcome import FlushResult, Outcome
+from closingbell.store.claims import Claim
+from closingbell.store.faults import AwayError, RaceError
+from tasks.flush import Flusher, Saving
+from tests.store.blocks import JUDGE, days, range_of, ranged
+
+
+class Database:
+    """Takes outcomes as a store does, when it is let, and keeps what came in each transaction."""
+
+    def __init__(self) -> None:
+        self.let = threading.Event()
+        self.let.set()
+        self.groups: list[list[str]] = []
+        self.claims: list[list[int | None]] = []
+        self.begun = threading.Semaphore(0)
+        self.answer: Callable[[Sequence[Outcome]], FlushResult] = lambda outcomes: FlushResult(inserted=len(outcomes))
+
+    def __call__(self, outcomes: Sequence[Outcome], claims: Sequence[int | None]) -> FlushResult:
+        self.groups.append([outcome.tickers[0] for outcome in outcomes])
+        self.claims.append(list(claims))
+        self.begun.release()
+        assert self.let.wait(10)
+        return self.answer(outcomes)
+
+
+def saving(ticker: str, rows: int = 10, claim: int | None = None, error: ClosingbellError | None = None) -> Saving:
+    """An answer of so many bars, or a call that failed."""
+    call = range_of(ticker, days(0, rows - 1))
+    outcome = JUDGE.failed(call, error) if error else ranged(ticker, days(0, rows - 1))
+    return Saving(Claim(call, claim), outcome, error)
+
+
+def occupied(database: Database, flusher: Flusher, writers: int) -> list[Saving]:
+    """Let every writer be busy with an answer of its own, until the database lets them go on."""
+    if writers > 1:
+        flusher.put(first := saving("FIRST"))  # which goes alone
+        flusher.wait(first)
+        assert database.begun.acquire(timeout=10)
+        database.groups.clear()
+        database.claims.clear()
+    database.let.clear()
+    busy = [saving(f"BUSY{number}") for number in range(writers)]
+    for one in busy:
+        flusher.put(one)
+        assert database.begun.acquire(timeout=10)
+    return busy
+
+
+def test_an_idle_database_commits_each_answer_at_once() -> None:
+    database = Database()
+    flusher = Flusher(database)
+    for name in "ABCDE":
+        one = saving(name)
+        flusher.put(one)
+        flusher.wait(one)
+        assert one.saved
+    assert database.groups == [["A"], ["B"], ["C"], ["D"], ["E"]]
+    flusher.close()
+    assert flusher.tally.inserted == 5
+    assert flusher.tally.rows == 50
+
+
+@pytest.mark.parametrize("writers", [1, 2])
+def test_what_comes_while_the_writers_are_busy_is_one_transaction(writers: int) -> None:
+    database = Database()
+    flusher = Flusher(database, writers=writers)
+    busy = occupied(database, flusher, writers)
+    more = [saving(name, claim=number) for number, name in enumerate("ABCDE")]
+    for one in more:
+        flusher.put(one)
+    assert not any(one.saved for one in [*busy, *more])
+    database.let.set()
+    for one in [*busy, *more]:
+        flusher.wait(one)
+    assert database.groups[writers:] == [list("ABCDE")]
+    assert database.claims[writers:] == [[0, 1, 2, 3, 4]]
+    flusher.close()
+
+
+def test_a_transaction_has_its_bound_and_who_comes_then_waits_for_room() -> None:
+    database = Database()
+    flusher = Flusher(database, writers=1, rows=30)
+    occupied(database, flusher, 1)
+    large = saving("LARGE", rows=40)
+    flusher.put(saving("A"))
+    flusher.put(saving("B"))
+    flusher.put(saving("C"))
+    put = threading.Event()
+
+    def put_more() -> None:
+        flusher.put(large)
+        flusher.put(saving("D"))
+        put.set()
+
+    threading.Thread(target=put_more, daemon=True).start()
+    assert not put.wait(0.2)
+    database.let.set()
+    assert put.wait(10)
+    flusher.close()
+    assert database.groups == [["BUSY0"], ["A", "B", "C"], ["LARGE"], ["D"]]
+
+
+def test_the_first_transaction_is_alone() -> None:
+    """Two that make the same new tickers' watermarks at once would cost one of them a wait."""
+    database = Database()
+    flusher = Flusher(database, writers=2)
+    database.let.clear()
+    more = [saving(name) for name in "ABC"]
+    for one in more:
+        flusher.put(one)
+    assert database.begun.acquire(timeout=10)
+    assert not database.begun.acquire(timeout=0.1)
+    database.let.set()
+    for one in more:
+        flusher.wait(one)
+    assert len(database.groups) <= 3
+    flusher.close()
+
+
+def test_each_call_learns_what_became_of_it() -> None:
+    database = Database()
+    flusher = Flusher(database, writers=1)
+    occupied(database, flusher, 1)
+    failed, well, refused = saving("A", error=RetryableError("no answer")), saving("B"), saving("C", rows=7)
+    for one in (failed, well, refused):
+        flusher.put(one)
+    holes = {str(failed.outcome.call): 6}
+    database.answer = lambda _: FlushResult(inserted=3, holes=holes, refused={"C": "it says no"})
+    database.let.set()
+    for one in (failed, well, refused):
+        flusher.wait(one)
+    flusher.close()
+    assert [one.holes for one in (failed, well, refused)] == [6, 0, 0]
+    (failure,) = flusher.tally.failures
+    assert (failure.tickers, failure.cells, failure.detail) == (("C",), 7, "it says no")
+
+
+def test_nobody_waits_once_more_for_a_database_that_is_away() -> None:
+    database = Database()
+    flusher = Flusher(database, writers=1)
+    busy = occupied(database, flusher, 1)
+    queued = saving("A")
+    flusher.put(queued)
+
+    def away(_: Sequence[Outcome]) -> FlushResult:
+        raise AwayError("the database does not answer")
+
+    database.answer = away
+    database.let.set()
+    for one in [*busy, queued]:
+        flusher.wait(one)
+        assert isinstance(one.failure, AwayError)
+    late = saving("B")
+    with pytest.raises(AwayError):
+        flusher.put(late)
+    flusher.wait(late)  # returns: it failed too
+    assert database.groups == [["BUSY0"]]
+    flusher.close()
+
+
+@pytest.mark.parametrize("error", [RaceError("lost"), FatalError("refused"), ValueError("a bug")])
+def test_an_error_of_one_transaction_is_that_of_its_answers_only(error: Exception) -> None:
+    database = Database()
+    flusher = Flusher(database, writers=1)
+    busy = occupied(database, flusher, 1)
+    queued = saving("A")
+    flusher.put(queued)
+
+    def first_fails(outcomes: Sequence[Outcome]) -> FlushResult:
+        if len(database.groups) == 1:
+            raise error
+        return FlushResult(inserted=len(outcomes))
+
+    database.answer = first_fails
+    database.let.set()
+    flusher.wait(busy[0])
+    flusher.wait(queued)
+    assert type(busy[0].failure) is type(error)
+    assert not busy[0].saved
+    assert queued.saved
+    flusher.put(busy[0])
+    flusher.wait(busy[0])
+    assert busy[0].saved
+    assert busy[0].failure is None
+    flusher.close()
+
+
+def test_what_is_handed_over_is_written_before_it_closes_and_nothing_after() -> None:
+    database = Database()
+    flusher = Flusher(database, writers=1)
+    busy = occupied(database, flusher, 1)
+    queued = saving("A")
+    flusher.put(queued)
+    threading.Timer(0.1, database.let.set).start()
+    flusher.close()
+    assert queued.saved
+    assert busy[0].saved
+    with pytest.raises(RunEndingError):
+        flusher.put(saving("B"))

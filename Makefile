@@ -48,7 +48,7 @@ format: $(ENV) ## Put the style right
 	@$(BIN)/ruff format .
 
 lock: $(ENV) ## Resolve pyproject.toml into the hashed requirements.lock
-	@$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --generate-hashes --universal --no-header -o requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --generate-hashes --universal --no-header -o requirements.lock
 
 audit: $(ENV) ## Look for known vulnerabilities in what is locked
 	@$(BIN)/python .ci/audit.py

@@ -18,7 +18,7 @@ import click
 from benchmarks.report import Table, machine, section, write
 
 #: In the order of the file.
-NAMES: Final = ("writes", "runs", "memory", "planner", "decode", "adjusted")
+NAMES: Final = ("writes", "oracle", "runs", "memory", "planner", "decode", "adjusted")
 
 
 @click.command()
@@ -31,6 +31,9 @@ def main(names: Sequence[str], quick: bool) -> None:
         measure: Callable[..., list[Table]] = importlib.import_module(f"benchmarks.{name}").measure
         begun = time.monotonic()
         tables = measure(quick=quick)
+        if not tables:
+            print(f"\n{name}: nothing here to measure it on", flush=True)
+            continue
         told = section(name, tables, time.monotonic() - begun)
         print(f"\n{told}", flush=True)
         if not quick:

@@ -33,6 +33,10 @@ class Watermark:
     first: date
     last: date
 
+    def over(self, other: Watermark) -> Watermark:
+        """Stretched over another one."""
+        return Watermark(min(self.first, other.first), max(self.last, other.last))
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:

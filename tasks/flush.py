@@ -21,7 +21,7 @@ from closingbell.errors import ClosingbellError, RunEndingError
 from closingbell.outcome import FlushResult, Outcome
 from closingbell.report import Failure, Tally
 from closingbell.store.claims import Claim
-from closingbell.store.faults import AwayError, LockedError
+from closingbell.store.faults import AwayError, LockedError, RaceError
 
 log = logging.getLogger("closingbell.flush")
 
@@ -33,6 +33,9 @@ ROWS: Final = 50_000
 
 #: Seconds that closing waits for the transactions that are under way.
 PATIENCE: Final = 15.0
+
+#: What keeps every answer from being written, whatever is in it.
+_OF_ALL: Final = (AwayError, LockedError, RaceError, RunEndingError)
 
 #: Writes outcomes, and closes their claims, in one transaction.
 Write = Callable[[Sequence[Outcome], Sequence[int | None]], FlushResult]
@@ -97,7 +100,11 @@ class Flusher:
         with self._change:
             saving.failure = None
             while self._queued and self._queued + saving.rows > self._most and not (self._over or self._closing):
-                self._change.wait()
+                try:
+                    self._change.wait()
+                except BaseException as error:  # a signal: nobody will write it
+                    saving.failure = error
+                    raise
             if self._over or self._closing:
                 saving.failure = copy.copy(self._over or RunEndingError("the run is ending"))
                 raise saving.failure
@@ -132,24 +139,35 @@ class Flusher:
 
     def _work(self) -> None:
         while these := self._taken():
-            begun = time.perf_counter()
-            result: FlushResult | None = None
-            failure: BaseException | None = None
+            self._save(these)
+            # While this thread waits for more, what it wrote is nobody's any more.
+            del these
+
+    def _save(self, these: Sequence[Saving]) -> None:
+        begun = time.perf_counter()
+        result: FlushResult | None = None
+        failure: BaseException | None = None
+        try:
+            result = self._write([each.outcome for each in these], [each.claim.claim_id for each in these])
+        except BaseException as error:  # noqa: BLE001  (whoever waits has to learn of it, whatever it is)
+            failure = error
+        spent = time.perf_counter() - begun
+        if failure is not None and len(these) > 1 and not isinstance(failure, _OF_ALL):
+            log.warning("%d answers could not be written at once (%s): one by one", len(these), failure)
+            for each in these:
+                self._save([each])
+            return
+        with self._change:
+            self.tally.spend("database", spent)
             try:
-                result = self._write([each.outcome for each in these], [each.claim.claim_id for each in these])
-            except BaseException as error:  # noqa: BLE001  (whoever waits has to learn of it, whatever it is)
-                failure = error
-            spent = time.perf_counter() - begun
-            with self._change:
-                self.tally.spend("database", spent)
                 if result is not None:
-                    self._written = True
                     self._note(these, result)
                 else:
                     self._fail(these, failure)
-                self._change.notify_all()
-            # While this thread waits for more, what it wrote is nobody's any more.
-            del these, result, failure
+            except BaseException as bug:  # noqa: BLE001  (the same)
+                for each in these:
+                    each.failure = each.failure or (None if each.saved else bug)
+            self._change.notify_all()
 
     def _taken(self) -> list[Saving]:
         """All that waits, up to a transaction's worth; empty when it is over."""

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.types import TypeEngine
 
 from closingbell.bars import Bars
+from closingbell.cells import Watermark
 from closingbell.errors import ClosingbellError
 
 #: A column of values, for :meth:`Database.rows`: its type, and as many values as there are rows.
@@ -47,11 +48,13 @@ class Database(ABC):
     Attributes:
         name: what SQLAlchemy calls it.
         port: where it listens unless the URL says otherwise.
+        bounds_statements: what bounds the wait for a lock bounds all that a statement does.
         snapshot: the execution options of a transaction that only reads, all of it as of the same moment.
     """
 
     name: ClassVar[str]
     port: ClassVar[int]
+    bounds_statements: ClassVar[bool] = False
     snapshot: ClassVar[Mapping[str, Any]]
 
     # -- connecting --------------------------------------------------------------------------------------------
@@ -167,6 +170,15 @@ class Database(ABC):
         listed = self.rows(connection, "listed", {"wanted": (column.type, list(values))})
         return column.in_(sa.select(listed.c.wanted))
 
+    @classmethod
+    @abstractmethod
+    def one_of(cls, column: sa.ColumnElement[str], name: str) -> sa.ColumnElement[bool]:
+        """The same of texts, for statements that are built once: ``name`` is bound to what :meth:`listing` gives."""
+
+    @abstractmethod
+    def listing(self, connection: sa.Connection, values: Iterable[str]) -> Any:
+        """Texts as :meth:`one_of` takes them, for one statement of this transaction."""
+
     def lists(self, column: sa.ColumnElement[Any], text: str) -> sa.ColumnElement[bool]:
         """That a list of texts, kept as JSON, has a text."""
         return sa.func.instr(column, sa.literal(json.dumps(text), sa.String)) > 0
@@ -190,6 +202,25 @@ class Database(ABC):
         Raises:
             RaceError: another transaction has inserted one of them meanwhile, where the database cannot pass it over.
         """
+
+    # -- watermarks --------------------------------------------------------------------------------------------
+
+    def stretch(
+        self, connection: sa.Connection, series: Series, tickers: Sequence[str], first: date, last: date
+    ) -> Mapping[str, Watermark] | None:
+        """Lock the watermarks of some tickers in their order and stretch them over a span, in one statement.
+
+        Args:
+            connection: in a transaction.
+            series: whose they are.
+            tickers: in order, byte by byte.
+            first: the first session that they are to take in.
+            last: the last one.
+
+        Returns:
+            What those that there are were before; None: it takes more than one statement here, and nothing is done.
+        """
+        return None
 
     # -- bars --------------------------------------------------------------------------------------------------
 

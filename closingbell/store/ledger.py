@@ -76,11 +76,6 @@ class Settlement:
         return {t: mark for t, mark in self.marks.items() if mark != self._marks_before.get(t)}
 
     @property
-    def moved_marks(self) -> dict[str, Watermark]:
-        """Those of them that were there before; the others were made as what was asked."""
-        return {t: mark for t, mark in self.new_marks.items() if t in self._marks_before}
-
-    @property
     def new_gaps(self) -> list[Gap]:
         """Gaps to insert or change."""
         before = self._gaps_before
@@ -268,5 +263,5 @@ def spans(outcomes: Iterable[Outcome]) -> Mapping[str, Watermark]:
             if old is None or old == span:
                 found[ticker] = span
             else:
-                found[ticker] = Watermark(min(old.first, span.first), max(old.last, span.last))
+                found[ticker] = old.over(span)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -49,6 +49,19 @@ def lock_marks(connection: sa.Connection, series: Series, tickers: Iterable[str]
     return _read(connection, _of(connection, series, tickers).with_for_update())
 
 
+def lock_all_marks(connection: sa.Connection, timeframe: str, tickers: Iterable[str]) -> None:
+    """Lock every vendor's watermarks of some tickers until the transaction ends."""
+    connection.execute(
+        sa.select(watermark.c.ticker)
+        .where(
+            watermark.c.timeframe == timeframe,
+            database_of(connection).among(connection, watermark.c.ticker, sorted(tickers)),
+        )
+        .order_by(watermark.c.ticker, watermark.c.source)
+        .with_for_update()
+    )
+
+
 def make_marks(connection: sa.Connection, series: Series, marks: Mapping[str, Watermark]) -> int:
     """Make watermarks that are not there; how many were made, the others being somebody else's by now."""
     database = database_of(connection)
@@ -62,39 +75,31 @@ def make_marks(connection: sa.Connection, series: Series, marks: Mapping[str, Wa
     return database.insert_missing(connection, watermark, values, sa.select(*values.values()))
 
 
-def set_marks(
-    connection: sa.Connection, series: Series, marks: Mapping[str, Watermark], asked: Mapping[str, Watermark]
-) -> None:
-    """Move watermarks that are there and locked.
+def stretch_marks(connection: sa.Connection, series: Series, asked: Mapping[str, Watermark]) -> dict[str, Watermark]:
+    """Lock watermarks until the transaction ends, and stretch them over what is asked of their tickers.
 
     Args:
         connection: in a transaction.
         series: whose they are.
-        marks: what they become: what they were, stretched over what was asked.
         asked: first and last session asked, by ticker.
+
+    Returns:
+        What those that there are were before.
     """
-    spans = {asked[ticker] for ticker in marks}
-    if len(spans) > 1:
-        return _set_each(connection, series, marks)
-    [span] = spans  # of a market day, or of a load of one piece of history
-    first, last = sa.literal(span.first, sa.Date), sa.literal(span.last, sa.Date)
-    connection.execute(
-        sa.update(watermark)
-        .where(
-            watermark.c.source == series.source,
-            watermark.c.timeframe == series.timeframe,
-            database_of(connection).among(connection, watermark.c.ticker, sorted(marks)),
-        )
-        .values(
-            first_session=sa.func.least(watermark.c.first_session, first),
-            last_session=sa.func.greatest(watermark.c.last_session, last),
-            run_id=series.run_id,
-        )
-    )
-    return None
+    spans = set(asked.values())
+    if len(spans) == 1:  # of a market day, or of a load of one piece of history
+        [span] = spans
+        before = database_of(connection).stretch(connection, series, sorted(asked), span.first, span.last)
+        if before is not None:
+            return dict(before)
+    locked = lock_marks(connection, series, asked)
+    moved = {ticker: mark.over(asked[ticker]) for ticker, mark in locked.items()}
+    if moved := {ticker: mark for ticker, mark in moved.items() if mark != locked[ticker]}:
+        _set_marks(connection, series, moved)
+    return locked
 
 
-def _set_each(connection: sa.Connection, series: Series, marks: Mapping[str, Watermark]) -> None:
+def _set_marks(connection: sa.Connection, series: Series, marks: Mapping[str, Watermark]) -> None:
     new = database_of(connection).rows(connection, "new", _columns(marks))
     mine = sa.and_(
         watermark.c.source == series.source,
@@ -107,20 +112,22 @@ def _set_each(connection: sa.Connection, series: Series, marks: Mapping[str, Wat
     connection.execute(Merge(watermark, new, mine, update=update, where=differs))
 
 
+_COUNTERS: Final = ("actual_calls", "done_cells", "accepted_bars", "inserted", "rewritten")
+
+_COUNT: Final = (
+    sa.update(run)
+    .where(run.c.run_id == sa.bindparam("counted", type_=sa.Uuid))
+    .values({name: run.c[name] + sa.bindparam(f"more_{name}", type_=sa.Integer) for name in _COUNTERS})
+)
+
+
 def counted(
     connection: sa.Connection, run_id: UUID, calls: int, cells: int, stored: int, inserted: int, rewritten: int
 ) -> None:
     """Add to a run's counters."""
-    added = {
-        "actual_calls": calls,
-        "done_cells": cells,
-        "accepted_bars": stored,
-        "inserted": inserted,
-        "rewritten": rewritten,
-    }
-    values = {name: run.c[name] + count for name, count in added.items() if count}
-    if values:
-        connection.execute(sa.update(run).where(run.c.run_id == run_id).values(**values))
+    more = dict(zip(_COUNTERS, (calls, cells, stored, inserted, rewritten), strict=True))
+    if any(more.values()):
+        connection.execute(_COUNT, {"counted": run_id, **{f"more_{name}": count for name, count in more.items()}})
 
 
 def has_bar(timeframe: str, cell: sa.FromClause, source: sa.ColumnElement[str] | None = None) -> sa.ColumnElement[bool]:

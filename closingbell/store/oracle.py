@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.dialects import oracle, registry
 from sqlalchemy.dialects.oracle.base import OracleIdentifierPreparer, OracleTypeCompiler
+from sqlalchemy.dialects.oracle.cx_oracle import OracleCompiler_cx_oracle
 from sqlalchemy.dialects.oracle.oracledb import OracleDialect_oracledb
 from sqlalchemy.ext.compiler import compiles
 
@@ -120,6 +121,18 @@ class _Types(OracleTypeCompiler):
         return "CLOB"
 
 
+class _Sql(OracleCompiler_cx_oracle):
+    def visit_now_func(self, fn: Any, **options: Any) -> str:
+        """The present in the session's time zone, which is UTC; without the zone, as all that is stored is."""
+        return "LOCALTIMESTAMP"
+
+    def bindparam_string(self, name: str, **options: Any) -> str:  # type: ignore[override]
+        """A reserved word is no name for a bind either."""
+        if name in _RESERVED and not options.get("escaped_from"):
+            options["escaped_from"], name = name, f"{name}_"
+        return str(super().bindparam_string(name, **options))  # type: ignore[no-untyped-call]
+
+
 class _Names(OracleIdentifierPreparer):
     """Quotes the reserved words of ours as they would be without quotes, so that both spellings mean the same."""
 
@@ -140,6 +153,7 @@ class Dialect(OracleDialect_oracledb):
     supports_statement_cache = True
     insert_returning = False  # no statement of ours asks for the key of what it inserts
     type_compiler_cls = _Types
+    statement_compiler = _Sql
     preparer = _Names
     colspecs = {  # noqa: RUF012  (as SQLAlchemy declares it)
         **OracleDialect_oracledb.colspecs,
@@ -267,7 +281,7 @@ _OWNER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_$#]{0,127}")
 #: A network that falls silent is noticed in a minute or two, not in hours.
 _KEEPALIVE: Final = {"expire_time": 1, "tcp_connect_timeout": 10.0}
 
-#: Tickers compare and sort by their bytes, and CURRENT_TIMESTAMP, stored without a zone, is that of UTC.
+#: Tickers compare and sort by their bytes, and LOCALTIMESTAMP is that of UTC.
 _SESSION: Final = "ALTER SESSION SET TIME_ZONE = '+00:00' NLS_SORT = BINARY NLS_COMP = BINARY"
 
 
@@ -550,15 +564,29 @@ _SAME_BAR: Final = "bar.ticker = staged.ticker AND bar.timeframe = :timeframe AN
 _DIFFERS: Final = "(" + " OR ".join(f"DECODE(bar.{name}, staged.{name}, 0, 1) = 1" for name in VALUES) + ")"
 
 
-def _statements(staged: sa.Table) -> tuple[sa.TextClause, sa.TextClause]:
-    """What keeps the old values of bars that are to be rewritten, and what takes the staged bars into ``bar``."""
+def _statements(staged: sa.Table) -> tuple[sa.Select[Any], sa.TextClause, sa.TextClause]:
+    """What locks the bars that are to be rewritten, keeps their old values, and takes the staged bars into ``bar``."""
+    here = bar.alias("here")
+    timeframe = sa.bindparam("timeframe", type_=bar.c.timeframe.type)
+    same = sa.and_(here.c.ticker == staged.c.ticker, here.c.timeframe == timeframe, here.c.ts == staged.c.ts)
+    differ = (
+        sa.select(here.c.ticker, here.c.ts)
+        .join_from(staged, here, same)
+        .where(sa.or_(*(here.c[name].is_distinct_from(staged.c[name]) for name in VALUES)))
+        .with_hint(here, f"LEADING({staged.name}) USE_NL(%(name)s)", "oracle")
+    )
+    lock = (
+        sa.select(bar.c.ticker)
+        .where(bar.c.timeframe == timeframe, sa.tuple_(bar.c.ticker, bar.c.ts).in_(differ))
+        .with_for_update()
+    )
     revise = f"""
     INSERT INTO revision (source, ticker, timeframe, "SESSION", ts,
         {", ".join(f"old_{name}" for name in VALUES)}, {", ".join(f"new_{name}" for name in VALUES)},
         run_id, old_run_id, seen_at)
     SELECT {_BY_KEY} :source, bar.ticker, bar.timeframe, bar."SESSION", bar.ts,
         {", ".join(f"bar.{name}" for name in VALUES)}, {", ".join(f"staged.{name}" for name in VALUES)},
-        :run_id, bar.run_id, COALESCE((SELECT as_of FROM run WHERE run_id = :run_id), CURRENT_TIMESTAMP)
+        :run_id, bar.run_id, COALESCE((SELECT as_of FROM run WHERE run_id = :run_id), LOCALTIMESTAMP)
     FROM {staged.name} staged JOIN bar ON {_SAME_BAR}
     WHERE {_DIFFERS}
 """  # noqa: S608  (fixed text, no value in it)
@@ -573,7 +601,7 @@ def _statements(staged: sa.Table) -> tuple[sa.TextClause, sa.TextClause]:
             {", ".join(f"staged.{name}" for name in VALUES)}, :source, :run_id)
 """  # noqa: S608  (fixed text, no value in it)
     run_id = sa.bindparam("run_id", type_=sa.Uuid)
-    return sa.text(revise).bindparams(run_id), sa.text(merge).bindparams(run_id)
+    return lock, sa.text(revise).bindparams(run_id), sa.text(merge).bindparams(run_id)
 
 
 _FROM: Final = {staged: _statements(staged) for staged in (staged_bar, loaded_bar)}
@@ -688,6 +716,7 @@ class Oracle(Database):
 
     name: ClassVar[str] = "oracle"
     port: ClassVar[int] = 1521
+    bounds_statements: ClassVar[bool] = True
     snapshot: ClassVar[Mapping[str, Any]] = {"isolation_level": "SERIALIZABLE"}
 
     def __init__(self) -> None:
@@ -866,6 +895,17 @@ class Oracle(Database):
             _give(connection, slots, [(batch, *row) for row in zip(*stored, strict=True)])
         return sa.select(*named).where(given.c.batch == batch).subquery(name)
 
+    @classmethod
+    def one_of(cls, column: sa.ColumnElement[str], name: str) -> sa.ColumnElement[bool]:
+        batch = sa.bindparam(name, type_=given.c.batch.type)
+        return column.in_(sa.select(given.c.text1).where(given.c.batch == batch))
+
+    def listing(self, connection: sa.Connection, values: Iterable[str]) -> int:
+        batch = next(self._batches)
+        if rows := [(batch, value) for value in values]:
+            _give(connection, [given.c.text1], rows)
+        return batch
+
     def insert_missing(
         self,
         connection: sa.Connection,
@@ -880,6 +920,8 @@ class Oracle(Database):
         try:
             return connection.execute(insert, execution_options={"preserve_rowcount": True}).rowcount
         except sa.exc.IntegrityError as error:
+            if "ORA-00001" not in [code for each in chain(error) for code in _codes(each)]:
+                raise  # no race: a constraint refuses a row
             raise RaceError("another transaction has inserted the same rows", value=table.name) from error
 
     # -- bars ----------------------------------------------------------------------------------------------------
@@ -891,9 +933,13 @@ class Oracle(Database):
             _load_directly(connection.engine, bars)
         else:
             _stage(connection, bars)
-        revise, merge = _FROM[loaded_bar if direct else staged_bar]
+        lock, revise, merge = _FROM[loaded_bar if direct else staged_bar]
         values = {"source": series.source, "timeframe": series.timeframe, "run_id": series.run_id}
-        rewritten = connection.execute(revise, values).rowcount
+        # Another vendor's flush has locked other watermarks, and may write the same bars: the old value that is kept
+        # has to be the one that is replaced.
+        rewritten = len(connection.execute(lock, values).all())
+        if rewritten:
+            connection.execute(revise, values)
         touched = connection.execute(merge, values).rowcount
         if not direct:  # what one flush has staged is not there for another one of the same transaction
             connection.execute(sa.delete(staged_bar))
@@ -989,14 +1035,19 @@ def _stage(connection: sa.Connection, bars: Bars) -> None:
 def _load_directly(engine: sa.Engine, bars: Bars) -> None:
     """Put bars into ``loaded_bar`` by direct path load, in place of those that the last one left there.
 
-    It commits by itself, so that it never fills ``bar``: that is for the transaction that writes the ledger.
+    It commits by itself, so that it never fills ``bar``: that is for the transaction that writes the ledger. It puts
+    them behind all room that the table has ever taken, which is given back only where it is truncated: by its owner.
     """
     with engine.connect() as connection:
-        connection.execute(sa.delete(loaded_bar))
-        connection.commit()
         driver = _driver(connection)
+        user = (driver.username or "").upper()
+        owner = driver.current_schema or user
+        if owner == user:
+            connection.exec_driver_sql("TRUNCATE TABLE loaded_bar")
+        else:
+            connection.execute(sa.delete(loaded_bar))
+        connection.commit()
         names = [column.name.upper() for column in loaded_bar.c]
-        owner = driver.current_schema or (driver.username or "").upper()
         driver.direct_path_load(owner, "LOADED_BAR", names, _columns(bars.tickers, bars.rows))
 
 

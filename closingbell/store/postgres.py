@@ -26,6 +26,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 
 from closingbell.bars import BAR, NO_TRADES, VALUES, Bars
+from closingbell.cells import Watermark
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError
 from closingbell.store.columns import around, joined, latest, ordered
 from closingbell.store.copy import Field, Rows, parse
@@ -329,13 +330,25 @@ def _listed(kind: sa.types.TypeEngine[Any], values: Sequence[Any]) -> sa.ColumnE
     array = _array(kind)
     if not isinstance(kind, sa.JSON):
         with suppress(KeyError):
-            if isinstance(kind, sa.String | sa.Date | sa.DateTime):  # mostly the same few, time and again
-                known = {value: _ELEMENTS[type(value)](value) for value in set(values)}
-                text = ",".join([known[value] for value in values])
-            else:
-                text = ",".join([_ELEMENTS[type(value)](value) for value in values])
-            return sa.cast(sa.literal(f"{{{text}}}", sa.Text), array)
+            text = _array_text(values, few=isinstance(kind, sa.String | sa.Date | sa.DateTime))
+            return sa.cast(sa.literal(text, sa.Text), array)
     return sa.cast(sa.literal(list(values), array), array)
+
+
+def _array_text(values: Sequence[Any], *, few: bool = False) -> str:
+    """An array as PostgreSQL writes it.
+
+    Args:
+        values: what it holds.
+        few: mostly the same few values, time and again.
+
+    Raises:
+        KeyError: a value is of no type that is known here.
+    """
+    if few:
+        known = {value: _ELEMENTS[type(value)](value) for value in set(values)}
+        return f"{{{','.join([known[value] for value in values])}}}"
+    return f"{{{','.join([_ELEMENTS[type(value)](value) for value in values])}}}"
 
 
 def _milliseconds(seconds: float) -> str:
@@ -629,6 +642,24 @@ def _grants(database: str, schema: str, role: str, version: int, *, writes: bool
     )
 
 
+#: Locks first, in order, and returns what it locked as it was.
+_STRETCH: Final = sa.text("""
+    WITH locked AS MATERIALIZED (
+        SELECT ticker, first_session, last_session FROM watermark
+        WHERE source = :source AND timeframe = :timeframe
+          AND ticker IN (SELECT unnest(CAST(:tickers AS text[])))
+        ORDER BY ticker FOR UPDATE
+    ), stretched AS (
+        UPDATE watermark AS mark SET run_id = :run_id,
+            first_session = LEAST(locked.first_session, :first), last_session = GREATEST(locked.last_session, :last)
+        FROM locked
+        WHERE mark.source = :source AND mark.timeframe = :timeframe AND mark.ticker = locked.ticker
+          AND (locked.first_session > :first OR locked.last_session < :last)
+    )
+    SELECT first_session, last_session, array_agg(ticker) FROM locked GROUP BY first_session, last_session
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))
+
+
 class Postgres(Database):
     """PostgreSQL."""
 
@@ -727,6 +758,13 @@ class Postgres(Database):
         # Not = ANY: the planner weighs each of its values, which takes longer than finding their rows by a key.
         return column.in_(sa.select(sa.func.unnest(_listed(column.type, list(values)))))
 
+    @classmethod
+    def one_of(cls, column: sa.ColumnElement[str], name: str) -> sa.ColumnElement[bool]:
+        return column.in_(sa.select(sa.func.unnest(sa.cast(sa.bindparam(name, type_=sa.Text), _array(sa.Text())))))
+
+    def listing(self, connection: sa.Connection, values: Iterable[str]) -> str:
+        return _array_text(list(values))
+
     def lists(self, column: sa.ColumnElement[Any], text: str) -> sa.ColumnElement[bool]:
         return column.bool_op("?")(sa.literal(text, sa.String))
 
@@ -740,6 +778,18 @@ class Postgres(Database):
         # SQLAlchemy's own clause for it keeps a statement out of its cache.
         insert = sa.insert(table).from_select(list(values), rows.suffix_with("ON CONFLICT DO NOTHING"))
         return connection.execute(insert, execution_options={"preserve_rowcount": True}).rowcount
+
+    # -- watermarks ----------------------------------------------------------------------------------------------
+
+    def stretch(
+        self, connection: sa.Connection, series: Series, tickers: Sequence[str], first: date, last: date
+    ) -> dict[str, Watermark]:
+        values = {"source": series.source, "timeframe": series.timeframe, "run_id": series.run_id}
+        values |= {"tickers": _array_text(tickers), "first": first, "last": last}
+        before: dict[str, Watermark] = {}
+        for first, last, tickers in connection.execute(_STRETCH, values):
+            before |= dict.fromkeys(tickers, Watermark(first, last))  # of most of them it is the same
+        return before
 
     # -- bars ----------------------------------------------------------------------------------------------------
 

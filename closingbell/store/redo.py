@@ -137,7 +137,8 @@ class Redo:
     ) -> T:
         seconds = self._lock_timeout
         if locked:
-            seconds = max(seconds, _GLANCE) if self._patience.seconds else _GLANCE
+            only_look = not self._patience.seconds and not self._database.bounds_statements
+            seconds = _GLANCE if only_look else max(seconds, _GLANCE)
         with transaction(self._engine, wait=wait) as connection:
             begun = attempt.begun = self._database.begin(connection, seconds, locked)
             with _watched(self._engine, connection, begun, holders) if locked else nullcontext():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -27,10 +27,10 @@ from closingbell.quality import Verdict
 from closingbell.store import claims as claimed
 from closingbell.store.claims import Claim
 from closingbell.store.columns import apart, instants, is_latest, joined, nullable
-from closingbell.store.database import Series, Values, database_of
+from closingbell.store.database import Database, Series, Values, database_of
 from closingbell.store.faults import RaceError, RefusedError
 from closingbell.store.ledger import LOOK_BACK, Settlement, spans
-from closingbell.store.marks import counted, has_bar, lock_marks, make_marks, marks_of, set_marks
+from closingbell.store.marks import counted, has_bar, lock_all_marks, make_marks, marks_of, stretch_marks
 from closingbell.store.merge import upsert
 from closingbell.store.patience import log
 from closingbell.store.redo import Redo, undo
@@ -154,19 +154,26 @@ class Writer:
         return self._redo(claimed.mark)
 
     def claim(self, run_id: UUID, source: str, timeframe: str, call: Call, mark: str) -> Claim:
-        """Claim the cells of a call before it is made, so that no other run fetches them meanwhile or after it.
+        """Claim the cells of a call before it is made; see :meth:`claim_all`."""
+        return self.claim_all(run_id, source, timeframe, [call], mark)[0]
+
+    def claim_all(self, run_id: UUID, source: str, timeframe: str, calls: Sequence[Call], mark: str) -> list[Claim]:
+        """Claim the cells of calls before they are made, so that no other run fetches them meanwhile or after it.
 
         Args:
             run_id: the run, which is alive.
             source: the vendor.
             timeframe: of the bars.
-            call: the call.
+            calls: the calls, which share no cell.
             mark: the moment that the run was planned at; what others fetched since is not fetched again.
+
+        Returns:
+            A claim for each call, in their order; those that are busy do not keep the others from being claimed.
 
         Raises:
             ClosingbellError: as :meth:`flush`.
         """
-        return self._redo(lambda connection: claimed.take(connection, run_id, source, timeframe, call, mark))
+        return self._redo(lambda connection: claimed.take(connection, run_id, source, timeframe, calls, mark))
 
     def take_out(
         self, run_id: UUID, source: str, timeframe: str, bars: Bars, rules: Sequence[str], at: datetime
@@ -216,7 +223,7 @@ class Writer:
             new, known = apart(joined(fresh), joined(others))
             result.inserted, result.rewritten = database_of(connection).load(connection, series, new, known)
         result.absent = settlement.absent
-        result.gaps = _write_ledger(connection, series, settlement, asked)
+        result.gaps = _write_ledger(connection, series, settlement)
         result.holes = settlement.holes(outcomes)
         cells = sum(outcome.call.count for outcome in outcomes)
         # Last in the transaction: until it commits, every other flush of the run waits for this row.
@@ -247,6 +254,8 @@ def _lock(
 ) -> dict[str, Watermark]:
     """Lock the watermarks of the tickers, making those that are missing, and return what was known before.
 
+    They are stretched over what is asked at once: whatever the answer is, each cell of it is accounted for.
+
     Rows are made first and locked after, each in the order of the tickers: two writers of overlapping
     tickers then wait for each other and never deadlock.
 
@@ -261,10 +270,11 @@ def _lock(
     new = {} if keys <= begun else _begin(connection, series, asked)
     if len(new) == len(asked):
         return {}  # nobody else sees them yet
-    locked = lock_marks(connection, series, asked)
+    locked = stretch_marks(connection, series, asked)
     if len(locked) < len(asked):  # somebody has removed some
-        new = _begin(connection, series, {ticker: span for ticker, span in asked.items() if ticker not in locked})
-        locked |= lock_marks(connection, series, asked)
+        removed = {ticker: span for ticker, span in asked.items() if ticker not in locked}
+        new = _begin(connection, series, removed)
+        locked |= stretch_marks(connection, series, removed)
     known = {ticker: mark for ticker, mark in locked.items() if ticker not in new}
     begun.update((series.source, series.timeframe, ticker) for ticker in known)
     return known
@@ -288,18 +298,28 @@ def _begin(connection: sa.Connection, series: Series, asked: Mapping[str, Waterm
 
 def _gaps(connection: sa.Connection, series: Series, asked: Mapping[str, Watermark]) -> dict[tuple[str, date], Gap]:
     """The gaps of the tickers from the session before the first one asked of any of them to the last one."""
-    first = min(span.first for span in asked.values()) - LOOK_BACK
-    last = max(span.last for span in asked.values())
-    columns = (gap.c.ticker, gap.c.session, gap.c.reason, gap.c.attempts, gap.c.last_error, gap.c.updated_at)
-    rows = connection.execute(
-        sa.select(*columns).where(
-            gap.c.source == series.source,
-            gap.c.timeframe == series.timeframe,
-            gap.c.session.between(first, last),
-            database_of(connection).among(connection, gap.c.ticker, asked),
-        )
-    )
+    database = database_of(connection)
+    values = {
+        "source": series.source,
+        "timeframe": series.timeframe,
+        "first": min(span.first for span in asked.values()) - LOOK_BACK,
+        "last": max(span.last for span in asked.values()),
+        "tickers": database.listing(connection, asked),
+    }
+    rows = connection.execute(_gaps_query(type(database)), values)
     return {(row.ticker, row.session): Gap(*row) for row in rows}
+
+
+@cache
+def _gaps_query(kind: type[Database]) -> sa.Select[Any]:
+    """Built once, for to build it takes longer than to execute it."""
+    columns = (gap.c.ticker, gap.c.session, gap.c.reason, gap.c.attempts, gap.c.last_error, gap.c.updated_at)
+    return sa.select(*columns).where(
+        gap.c.source == sa.bindparam("source"),
+        gap.c.timeframe == sa.bindparam("timeframe"),
+        gap.c.session.between(sa.bindparam("first"), sa.bindparam("last")),
+        kind.one_of(gap.c.ticker, "tickers"),
+    )
 
 
 def _quarantine(connection: sa.Connection, series: Series, outcomes: Sequence[Outcome]) -> int:
@@ -339,12 +359,9 @@ def kept_apart(
     connection.execute(upsert(quarantine, new, values, always=("session", "run_id", "seen_at")))
 
 
-def _write_ledger(
-    connection: sa.Connection, series: Series, settlement: Settlement, asked: Mapping[str, Watermark]
-) -> int:
+def _write_ledger(connection: sa.Connection, series: Series, settlement: Settlement) -> int:
+    """Write what changed of the gaps; the watermarks are what they will be since they were locked."""
     database = database_of(connection)
-    if marks := settlement.moved_marks:
-        set_marks(connection, series, marks, asked)
     if closed := settlement.closed_gaps:
         cells = database.rows(
             connection,
@@ -385,7 +402,8 @@ def _take_out(
     connection: sa.Connection, series: Series, bars: Bars, rules: Sequence[str], at: datetime
 ) -> list[tuple[str, date, str]]:
     database = database_of(connection)
-    lock_marks(connection, series, set(bars.tickers))
+    # Every vendor's: one whose flush compares such a bar, and finds it stored, would count on it.
+    lock_all_marks(connection, series.timeframe, set(bars.tickers))
     rows = bars.rows
     bad = database.rows(
         connection,

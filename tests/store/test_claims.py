@@ -261,3 +261,25 @@ def test_the_lock_of_a_run_comes_back_after_its_connection_was_cut(runs: Runs, s
             break
         threading.Event().wait(0.05)
     assert runs.claim(runs.start(), call).busy
+
+
+def test_several_calls_are_claimed_at_once_but_for_those_that_are_busy(store: Store, runs: Runs) -> None:
+    one, other = runs.start(), runs.start()
+    runs.claim(one, range_of("MSFT", days(0, 9)))
+    runs.answer(one, runs.claim(one, range_of("ORCL", days(0, 9))))
+    calls = [range_of(ticker, days(0, 9)) for ticker in ("AAPL", "MSFT", "NVDA", "ORCL", "TSLA")]
+    found = store.writer.claim_all(other, "polygon", "1d", calls, runs.marks[other])
+    assert [(claim.call, claim.busy) for claim in found] == [
+        (calls[0], False),
+        (calls[1], True),
+        (calls[2], False),
+        (None, False),
+        (calls[4], False),
+    ]
+    held = rows_of(store, claim, "claim_id", "ticker", where=claim.c.run_id == other)
+    assert held == [(found[i].claim_id, calls[i].ticker) for i in (0, 2, 4)]
+    later = runs.start()
+    assert runs.claim(later, calls[0]).busy
+    runs.answer(other, found[0])
+    assert not runs.claim(one, calls[0]).busy
+    assert runs.claim(one, calls[2]).busy

@@ -39,7 +39,7 @@ def _plain(statement: object) -> str:
 def _as_in_code(table: sa.Table) -> str:
     """What SQLAlchemy makes of a table, but for what is different on Oracle by intent."""
     text = " ".join(str(CreateTable(table).compile(dialect=DIALECT)).split())
-    text = text.replace(" DEFAULT CURRENT_TIMESTAMP", "")  # the present of the session's time zone
+    text = text.replace(" DEFAULT LOCALTIMESTAMP", "")  # the present of the session's time zone
     text = text.replace("AS IDENTITY", "AS IDENTITY(NOCACHE)")  # in order, over all instances of a cluster
     text = text.replace("DEFAULT '0'", "DEFAULT 0")
     for column in table.c:

@@ -24,7 +24,7 @@ ORACLE: list[dict[str, Any]] = [
         "service_name": "bars",
         "protocol": "tcps",
         "wallet_location": "/etc/wallet",
-        "wallet_password": "w0rd",
+        "wallet_password": "w0rd",  # pragma: allowlist secret
     },
     {"dsn": "bars_high", "config_dir": "/etc/oracle"},
     {"host": "db.example", "port": 1521, "service_name": "bars", "protocol": "tcp"},

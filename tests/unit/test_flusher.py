@@ -208,3 +208,39 @@ def test_what_is_handed_over_is_written_before_it_closes_and_nothing_after() -> 
     assert busy[0].saved
     with pytest.raises(RunEndingError):
         flusher.put(saving("B"))
+
+
+def test_an_answer_that_cannot_be_written_costs_no_other_of_its_transaction() -> None:
+    database = Database()
+    flusher = Flusher(database, writers=1)
+    occupied(database, flusher, 1)
+    queued = [saving(name) for name in ("A", "BAD", "C")]
+    for one in queued:
+        flusher.put(one)
+
+    def refuse(outcomes: Sequence[Outcome]) -> FlushResult:
+        if "BAD" in [outcome.tickers[0] for outcome in outcomes]:
+            raise FatalError("refused")
+        return FlushResult(inserted=len(outcomes))
+
+    database.answer = refuse
+    database.let.set()
+    for one in queued:
+        flusher.wait(one)
+    assert [one.saved for one in queued] == [True, False, True]
+    assert isinstance(queued[1].failure, FatalError)
+    assert database.groups[1:] == [["A", "BAD", "C"], ["A"], ["BAD"], ["C"]]
+    flusher.close()
+
+
+def test_a_bug_in_taking_note_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(Flusher, "_note", broken)
+    flusher = Flusher(Database(), writers=1)
+    for name in ("A", "B"):  # the writer lives on
+        flusher.put(one := saving(name))
+        flusher.wait(one)
+        assert isinstance(one.failure, ValueError)
+    flusher.close()

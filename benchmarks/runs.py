@@ -3,9 +3,9 @@
     python -m benchmarks runs
 
 At a quota that nobody reaches, the pages kept and given again (:mod:`benchmarks.pages`), PostgreSQL durable as by
-default. Beside each run, in the same round: the same night with Prefect taken out (:mod:`benchmarks.plain`), and the
-same pages only fetched and decoded into columns, the most that any run could reach here. Real bars where
-CLOSINGBELL_DATA names their folder.
+default. Beside each run, in the same round: the same night with Prefect taken out (:mod:`benchmarks.plain`), and
+decoding alone, what ``python -m benchmarks decode`` measures, of the same pages. Real bars where CLOSINGBELL_DATA names
+their folder.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from benchmarks.decode import OpenGate
 from benchmarks.report import Table, ratio, rounds
 from benchmarks.surroundings import Surroundings, surroundings
 from benchmarks.whole import Measured
 from closingbell import universe
+from closingbell.calendar import calendar_for
+from closingbell.quality import PROFILES, Asked, check
 from closingbell.sources.polygon import PolygonSource
 
-_ROUNDS: Final = 5
+_ROUNDS: Final = 3
 
 #: The stages of a run's report, and what they are.
 _STAGES: Final = {
@@ -37,8 +40,10 @@ _STAGES: Final = {
     "database": "transactions, of two writers at once",
 }
 
-#: Threads that decoding alone is tried with; the best counts.
-_THREADS: Final = (1, 2)
+_ALONE: Final = (
+    "Decoding alone: every page of the run fetched over the same HTTP, unzipped, decoded to typed columns and checked "
+    "by every rule, in one thread; nothing is stored."
+)
 
 
 def measure(*, quick: bool = False) -> list[Table]:
@@ -66,11 +71,11 @@ def _backfill(what: str, around: Surroundings, names: Sequence[str], first: str,
         runs[plain].append(found)
         return found.seconds
 
-    best = _best_decoding(around, names, first, last)
+    _decode(around, names, first, last)  # fills the kept pages
     cases: dict[str, Callable[[], float]] = {
         "whole": lambda: whole(plain=False),
         "plain": lambda: whole(plain=True),
-        "decoding": lambda: _decode(around, names, first, last, best)[0],
+        "decoding": lambda: _decode(around, names, first, last),
     }
     spent = rounds(cases, count, warm_up=1)
     bars = runs[False][0].bars
@@ -83,14 +88,14 @@ def _backfill(what: str, around: Surroundings, names: Sequence[str], first: str,
             ratio(spent["decoding"], spent[case]),
         )
         for case, told in {
-            "decoding": f"fetching and decoding alone, {best} thread{'s' if best > 1 else ''}",
+            "decoding": "decoding alone",
             "plain": "the run, Prefect taken out",
             "whole": "the run",
         }.items()
     ]
     share = 1 - ratio(spent["plain"], spent["whole"])
     columns = ("", "bars", "seconds", "bars/s", "of decoding alone")
-    notes = [f"Prefect's share of the run: {share:.1%}. Medians of {count} rounds."]
+    notes = [_ALONE, f"Prefect's share of the run: {share:.1%}. Medians of {count} rounds."]
     return [Table(f"Whole run: {what}", columns, rows, notes), _stages(what, runs[False][1:])]
 
 
@@ -136,22 +141,17 @@ def _night(around: Surroundings, names: Sequence[str], count: int) -> Table:
     return Table(f"One night of {len(names)} tickers", ("", "calls", "bars", "seconds", "MB at most"), rows, notes)
 
 
-def _best_decoding(around: Surroundings, names: Sequence[str], first: str, last: str) -> int:
-    _decode(around, names, first, last, 2)  # fills the kept pages
-    found = rounds({str(n): lambda n=n: _decode(around, names, first, last, n)[0] for n in _THREADS}, 2)  # type: ignore[misc]
-    return min(_THREADS, key=lambda n: min(found[str(n)]))
-
-
-def _decode(around: Surroundings, names: Sequence[str], first: str, last: str, threads: int) -> tuple[float, int]:
-    """Seconds and rows of fetching and decoding every ticker's range by the source alone."""
-    source = PolygonSource("any", around.market_url, OpenGate(), pool_size=threads)
+def _decode(around: Surroundings, names: Sequence[str], first: str, last: str) -> float:
+    """Seconds of fetching, decoding and checking every ticker's range, one after the other."""
+    source = PolygonSource("any", around.market_url, OpenGate())
     begin, end = date.fromisoformat(first), date.fromisoformat(last)
-    with ThreadPoolExecutor(threads) as pool:
-        begun = time.perf_counter()
-        rows = sum(pool.map(lambda name: len(source.fetch_range(name, begin, end)), names))
-        seconds = time.perf_counter() - begun
+    asked = Asked(calendar_for("stocks").sessions(begin, end), np.datetime64(end))
+    begun = time.perf_counter()
+    for name in names:
+        check(source.fetch_range(name, begin, end), asked, PROFILES["stocks"])
+    seconds = time.perf_counter() - begun
     source.close()
-    return seconds, rows
+    return seconds
 
 
 def _tickers(path: Path) -> list[str]:

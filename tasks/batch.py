@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from prefect import Task, task
@@ -52,6 +52,10 @@ LONGEST_LOOK: Final = 10.0
 #: So many of its calls it looks at each time.
 GLANCES: Final = 4
 
+#: A batch claims so many of its calls at once at most, and no more than it makes in so many seconds.
+MOST_CLAIMS: Final = 8
+LONGEST_HOLD: Final = 2.0
+
 #: Seconds that a retry waits at most.
 LONGEST_DELAY: Final = 60.0
 
@@ -66,7 +70,7 @@ class Batch(Generic[C]):
         todo: calls that are not begun.
         failed: calls that failed, committed as such, and are worth another try.
         tally: what the batch adds up to.
-        claimed: the call that is claimed and not answered yet.
+        claimed: calls that are claimed and not answered yet, the next one first.
         saving: answers that are not known to be committed: no call is made twice because the database was away.
         begun: whether a thread has taken it up.
         look_again: seconds to its next look, while other runs have its cells in flight.
@@ -77,7 +81,7 @@ class Batch(Generic[C]):
         self.todo: list[C] = list(calls)
         self.failed: list[C] = []
         self.tally = Tally(calls_done=len(calls))
-        self.claimed: Claim | None = None
+        self.claimed: list[Claim] = []
         self.saving: list[Saving] = []
         self.begun = False
         self.look_again = LOOK_AGAIN
@@ -254,15 +258,17 @@ def _make_calls(batch: Batch[Call], work: Work, resources: Resources) -> None:
             raise RunEndingError("the run has to stop", value=resources.stopped.what)
         if unsaved := _note_saved(batch):
             raise unsaved
-        claim = batch.claimed = batch.claimed or _next(batch, work, resources)
-        if claim is None or claim.call is None:
+        if not batch.claimed:
+            _claim(batch, work, resources)
             continue
+        begun, claim = time.monotonic(), batch.claimed[0]
         skip = tried and resources.failing >= DEAD_LINE
-        saving = Saving(claim, *_fetch(claim.call, work, resources, batch.tally, skip=skip))
+        saving = Saving(claim, *_fetch(cast(Call, claim.call), work, resources, batch.tally, skip=skip))
         tried = True
         batch.saving.append(saving)
-        batch.claimed = None
+        del batch.claimed[0]
         resources.flusher.put(saving)
+        resources.pace = time.monotonic() - begun
 
 
 def _note_saved(batch: Batch[Call]) -> BaseException | None:
@@ -281,29 +287,29 @@ def _note_saved(batch: Batch[Call]) -> BaseException | None:
     return next((saving.failure for saving in batch.saving if saving.failure), None)
 
 
-def _next(batch: Batch[Call], work: Work, resources: Resources) -> Claim | None:
-    """Claim the next call that no other run has in flight; None if there is none just now."""
-    writer = resources.store.writer
-    for _ in range(min(len(batch.todo), GLANCES)):
-        call = batch.todo.pop(0)
-        try:
-            claim = writer.claim(work.run_id, work.source, work.timeframe, call, work.mark)
-        except BaseException:
-            batch.todo.insert(0, call)
-            raise
-        if claim.busy:
-            batch.todo.append(call)
-            continue
-        batch.look_again = LOOK_AGAIN
-        if claim.call is not None:
-            return claim
-        batch.tally.spared += 1
-    if batch.todo and claim.busy:
+def _claim(batch: Batch[Call], work: Work, resources: Resources) -> None:
+    """Claim the next calls that no other run has in flight; wait a while where there are none just now.
+
+    It is more than one only where calls are so quick that no other run is kept from their cells for long.
+    """
+    many = max(1, int(min(MOST_CLAIMS, LONGEST_HOLD / max(resources.pace, 0.001))))
+    busy: list[Call] = []
+    for _ in range(-(-min(len(batch.todo), GLANCES) // many)):
+        calls = batch.todo[:many]
+        claims = resources.store.writer.claim_all(work.run_id, work.source, work.timeframe, calls, work.mark)
+        busy = [call for call, claim in zip(calls, claims, strict=True) if claim.busy]
+        batch.claimed = [claim for claim in claims if claim.call and not claim.busy]
+        batch.todo = batch.todo[len(calls) :] + busy
+        batch.tally.spared += sum(claim.call is None for claim in claims)
+        if len(busy) < len(calls):
+            batch.look_again = LOOK_AGAIN
+        if batch.claimed:
+            return
+    if batch.todo and busy:
         if batch.look_again == LOOK_AGAIN:
-            get_run_logger().info("batch %s waits: another run is fetching %s", batch, call)
+            get_run_logger().info("batch %s waits: another run is fetching %s", batch, busy[-1])
         resources.wait(batch.look_again)
         batch.look_again = min(2 * batch.look_again, LONGEST_LOOK)
-    return None
 
 
 def _fetch(
@@ -346,9 +352,7 @@ def _bars(call: Call, work: Work, resources: Resources) -> tuple[Bars, int]:
 
 def leave_untried(batches: Sequence[Batch[Call]], work: Work, resources: Resources) -> None:
     """Leave to the next run what this one does not get to: every cell of the plan has a reason, always."""
-    begun = [
-        claim for batch in batches for claim in (batch.claimed, *(saving.claim for saving in batch.saving)) if claim
-    ]
+    begun = [claim for batch in batches for claim in (*batch.claimed, *(saving.claim for saving in batch.saving))]
     calls = [call for batch in batches for call in batch.todo] + [claim.call for claim in begun if claim.call]
     untried = len(calls) - sum(claim.call is not None for claim in begun)
     claims = [None] * untried + [claim.claim_id for claim in begun if claim.call]
@@ -360,4 +364,4 @@ def leave_untried(batches: Sequence[Batch[Call]], work: Work, resources: Resourc
         get_run_logger().error("calls that were not tried are not noted: %s", error)
         return
     for batch in batches:
-        batch.todo, batch.claimed, batch.saving = [], None, []
+        batch.todo, batch.claimed, batch.saving = [], [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -44,6 +45,7 @@ class Resources:
         halted: set with it.
         unreached: the vendor could not be reached, and has not been since.
         failing: how many calls in a row, of whatever batch, got no answer that could be used.
+        pace: seconds that the last call took, waiting for the quota and for room among what is written included.
     """
 
     settings: Settings
@@ -59,6 +61,7 @@ class Resources:
     halted: threading.Event = field(default_factory=threading.Event)
     unreached: bool = False
     failing: int = 0
+    pace: float = math.inf
     _counted: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
 

@@ -7,7 +7,7 @@ run holds nothing. Nobody holds a claim while waiting for another: claims cannot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Final
@@ -91,65 +91,110 @@ def drop_old(connection: sa.Connection) -> None:
     connection.execute(_DROP_OLD)
 
 
-def take(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, call: Call, mark: str) -> Claim:
-    """Claim the cells of a call; in a transaction of its own.
+def take(
+    connection: sa.Connection, run_id: UUID, source: str, timeframe: str, calls: Sequence[Call], mark: str
+) -> list[Claim]:
+    """Claim the cells of calls; in a transaction of its own.
 
     Args:
         connection: in a transaction.
-        run_id: the run that is going to make the call; it is alive.
+        run_id: the run that is going to make the calls; it is alive.
         source: the vendor.
         timeframe: of the bars.
-        call: the call.
+        calls: the calls; no two of them share a cell.
         mark: :func:`mark` as of the moment the run was planned.
+
+    Returns:
+        A claim for each call, in their order.
     """
     database = database_of(connection)
     database.relaxed(connection)  # a claim need not outlive the server, and nobody waits for the disk
     database.lock(connection, _LOCK)
-    others = _others(connection, run_id, source, timeframe, call, mark)
-    if _in_flight(connection, {other.run_id for other in others if other.done_at is None}):
-        return Claim(call, busy=True)
-    left = _left(call, [other for other in others if other.done_at is not None])
-    if done := len(call.cells) - (len(left.cells) if left else 0):
+    if _is_alone(connection, run_id, source, timeframe, calls, mark):
+        found = [Claim(call) for call in calls]
+    else:
+        found = [_free(connection, run_id, source, timeframe, call, mark) for call in calls]
+    done = sum(call.count - (each.call.count if each.call else 0) for call, each in zip(calls, found, strict=True))
+    if done:
         counted(connection, run_id, 0, done, 0, 0, 0)
-    if left is None:
-        return Claim(None)
-    names, (first, last) = list(tickers(left)), _span(left)
-    values = {
-        "run_id": run_id,
-        "source": source,
-        "timeframe": timeframe,
-        "first_session": first,
-        "last_session": last,
-        "ticker": None if isinstance(left, MarketDay) else left.ticker,
-        "tickers": names,
-        "claimed_at": sa.func.now(),
-    }
-    connection.execute(sa.insert(claim).values(**values).inline())
-    return Claim(left, connection.execute(_LAST).scalar_one())  # nobody else is here
+    taken = [each.call for each in found if each.call and not each.busy]
+    if not taken:
+        return found
+    now: list[Mapping[str, Any]] = [_row(run_id, source, timeframe, call) for call in taken]
+    connection.execute(sa.insert(claim).values(claimed_at=sa.func.now()).inline(), now)
+    # Nobody else is here: the newest ones are those just made, in the order of the rows.
+    newest = sa.select(claim.c.claim_id).order_by(claim.c.claim_id.desc()).limit(len(taken))
+    ids = iter(sorted(connection.execute(newest).scalars()))
+    return [replace(each, claim_id=next(ids)) if each.call and not each.busy else each for each in found]
 
 
-def close(connection: sa.Connection, outcomes: Sequence[Outcome], claims: Sequence[int | None]) -> None:
-    """Close each claim with the outcome of its call, in the transaction that writes these; None: it has none."""
+def close(connection: sa.Connection, run_id: UUID, outcomes: Sequence[Outcome], claims: Sequence[int | None]) -> None:
+    """Close each claim with the outcome of its call, in the transaction that writes these; None: it has none.
+
+    One that a crash of the server has lost, and whose number is another run's by now, is left to that.
+    """
     database, answered, in_vain = database_of(connection), list[int](), list[int]()
     for outcome, claim_id in zip(outcomes, claims, strict=True):
         if claim_id is not None:
             (in_vain if outcome.reason in _NO_ANSWER else answered).append(claim_id)
     if answered:
         these = database.among(connection, claim.c.claim_id, answered)
-        connection.execute(sa.update(claim).where(these).values(done_at=sa.func.now()))
+        connection.execute(sa.update(claim).where(these, claim.c.run_id == run_id).values(done_at=sa.func.now()))
     if in_vain:
-        connection.execute(sa.delete(claim).where(database.among(connection, claim.c.claim_id, in_vain)))
+        these = database.among(connection, claim.c.claim_id, in_vain)
+        connection.execute(sa.delete(claim).where(these, claim.c.run_id == run_id))
+
+
+def _free(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, call: Call, mark: str) -> Claim:
+    """What of a call may be claimed; it is not yet."""
+    others = _others(connection, run_id, source, timeframe, call, mark)
+    if _in_flight(connection, {other.run_id for other in others if other.done_at is None}):
+        return Claim(call, busy=True)
+    return Claim(_left(call, [other for other in others if other.done_at is not None]))
+
+
+def _row(run_id: UUID, source: str, timeframe: str, call: Call) -> dict[str, Any]:
+    first, last = _span(call)
+    return {
+        "run_id": run_id,
+        "source": source,
+        "timeframe": timeframe,
+        "first_session": first,
+        "last_session": last,
+        "ticker": None if isinstance(call, MarketDay) else call.ticker,
+        "tickers": list(tickers(call)),
+    }
+
+
+def _is_alone(
+    connection: sa.Connection, run_id: UUID, source: str, timeframe: str, calls: Sequence[Call], mark: str
+) -> bool:
+    """Whether no other run has claims anywhere between the first and the last session of some calls."""
+    spans = [_span(call) for call in calls]
+    first, last = min(first for first, _ in spans), max(last for _, last in spans)
+    values = _asked(run_id, source, timeframe, first, last, mark)
+    return connection.execute(_OTHERS.limit(1), values).first() is None
+
+
+def _asked(run_id: UUID, source: str, timeframe: str, first: date, last: date, mark: str) -> dict[str, Any]:
+    """What :data:`_OTHERS` wants to know."""
+    newest, opened = _read(mark)
+    values = {"me": run_id, "of_source": source, "of_timeframe": timeframe, "first": first, "last": last}
+    return {**values, "since": min(opened, default=newest + 1)}
+
+
+def _read(mark: str) -> tuple[int, frozenset[int]]:
+    """The last claim of a mark, and those that were open."""
+    newest, _, opened = mark.partition(":")
+    return int(newest), frozenset(int(one) for one in opened.split(",") if one)
 
 
 def _others(
     connection: sa.Connection, run_id: UUID, source: str, timeframe: str, call: Call, mark: str
 ) -> list[sa.Row[Any]]:
     """The claims of other runs that share a cell with a call: those in flight, and those closed since a mark."""
-    newest, _, listed = mark.partition(":")
-    opened = {int(one) for one in listed.split(",") if one}
-    first, last = _span(call)
-    values = {"me": run_id, "of_source": source, "of_timeframe": timeframe, "first": first, "last": last}
-    values["since"] = min(opened, default=int(newest) + 1)
+    newest, opened = _read(mark)
+    values = _asked(run_id, source, timeframe, *_span(call), mark)
     found: Iterable[sa.Row[Any]]
     if isinstance(call, MarketDay):
         wanted = frozenset(call.tickers)
@@ -158,7 +203,7 @@ def _others(
     else:
         of_day = sa.and_(claim.c.ticker.is_(None), database_of(connection).lists(claim.c.tickers, call.ticker))
         found = connection.execute(_OTHERS.where(sa.or_(claim.c.ticker == call.ticker, of_day)), values)
-    return [o for o in found if o.done_at is None or o.claim_id > int(newest) or o.claim_id in opened]
+    return [o for o in found if o.done_at is None or o.claim_id > newest or o.claim_id in opened]
 
 
 def _in_flight(connection: sa.Connection, runs: Iterable[UUID]) -> bool:

@@ -109,7 +109,7 @@ class Writer:
         ) -> FlushResult:
             def work(connection: sa.Connection) -> FlushResult:
                 if claims:
-                    claimed.close(connection, outcomes, claims)
+                    claimed.close(connection, run_id, outcomes, claims)
                 result = self._flush(connection, series, parts, calls, when)
                 if not keep:
                     undo(connection)

@@ -215,10 +215,17 @@ def store(database_url: str) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="session")
-def market() -> Iterator[MarketProcess]:
-    """A generated market without a quota, shared: its log and faults are cleared for each test that asks for it."""
+def _market() -> Iterator[MarketProcess]:
     with MarketProcess(size=1_500) as running:
         yield running
+
+
+@pytest.fixture
+def market(_market: MarketProcess) -> MarketProcess:
+    """A generated market without a quota, shared: its log and faults are cleared for each test that asks for it."""
+    _market.clear_calls()
+    _market.clear_faults()
+    return _market
 
 
 @pytest.fixture(scope="session")

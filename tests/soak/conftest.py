@@ -72,7 +72,7 @@ def calm_years(
     prefect_server: PrefectServer,
     postgres: sa.URL,
     _template: str,
-    market: MarketProcess,
+    _market: MarketProcess,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Weeks]:
     """A database after two calm years on the shared market; everything goes by ways that can be cut."""
@@ -81,10 +81,10 @@ def calm_years(
 
     from deployments.bootstrap import bootstrap
 
-    world, home = World(market, BEGIN), tmp_path_factory.mktemp("soak")
+    world, home = World(_market, BEGIN), tmp_path_factory.mktemp("soak")
     with (
         pytest.MonkeyPatch.context() as monkeypatch,
-        Proxy(_port(market.url)) as vendor,
+        Proxy(_port(_market.url)) as vendor,
         Proxy(postgres.port or 5432) as database,
         Proxy(_port(prefect_server.api_url.removesuffix("/api"))) as prefect,
         copied(postgres, _template) as url,

@@ -19,7 +19,7 @@ run: $(ENV) ## Start everything on loopback, run the nightly flow once, stop eve
 up: $(ENV) ## Keep the stack serving: UI, nightly schedule, worker; Ctrl-C stops it
 	@$(BIN)/closingbell up
 
-test: $(ENV) ## Run the tests, two files at a time
+test: $(ENV) ## Run the tests, three files at a time
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 test-pgbouncer: $(ENV) ## Run the store's tests through a pgbouncer in transaction mode, which has to be installed

@@ -33,7 +33,7 @@ _KINDS = {"postgresql": "postgres_only", "oracle": "oracle_only"}
 #: Fixtures that lead to a PostgreSQL server.
 _POSTGRES = {"postgres", "front", "unpooled", "_template"}
 
-#: The files that take longest, in this order, before all others: two processes then end at about the same time.
+#: The files that take longest, in this order, before all others: the processes then end at about the same time.
 _LONGEST = (
     *("test_stack", "test_kills", "test_limiter_life", "test_healing", "test_splits", "test_scale", "test_canary"),
     *("test_two_databases", "test_views", "test_oracle_outage", "test_flush"),

@@ -108,13 +108,13 @@ def calm_years(
         bootstrap(load())
         listed = [one.ticker for one in world.truth.listed("stocks")]
         first = tuple(listed[:KNOWN])
-        runner = Runner(home, market, environment)
+        runner = Runner(home, _market, environment)
         (ran,) = runner.run((Ask("ingest", first, None, BEGIN),))
         assert ran.report is not None, ran.words
         assert ran.report["gaps"] == {}
         asked = dict.fromkeys(first, (ran.ask.first, BEGIN))
         yield Weeks(scene, runner, postgres, asked, (*listed[KNOWN : KNOWN + NEW], *OTC))
-        market.clear_faults()
+        _market.clear_faults()
         # What is still on its way to the server by the proxy would be tried again and again once that is gone.
         APILogWorker.drain_all()
         EventsWorker.drain_all()

@@ -36,7 +36,8 @@ _POSTGRES = {"postgres", "front", "unpooled", "_template"}
 #: The files that take longest, in this order, before all others: the processes then end at about the same time.
 _LONGEST = (
     *("test_stack", "test_kills", "test_limiter_life", "test_healing", "test_splits", "test_scale", "test_canary"),
-    *("test_two_databases", "test_views", "test_oracle_outage", "test_flush"),
+    *("test_two_databases", "test_overlap", "test_two_runs", "test_kills_everywhere", "test_views"),
+    *("test_outage", "test_oracle_outage", "test_real_bars", "test_flush"),
 )
 
 

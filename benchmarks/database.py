@@ -90,12 +90,11 @@ def data() -> Path | None:
     return path if folder and path.exists() else None
 
 
-def real_outcomes(path: Path, share: int = 1) -> list[Outcome]:
-    """Five years of the S&P 500, an outcome for each ticker as if its range had been asked for, judged by the rules.
+def real_bars(path: Path) -> dict[str, Bars]:
+    """Five years of the S&P 500, a block for each ticker, as a source would hand them on.
 
     Args:
         path: the file.
-        share: only every so many-th ticker.
     """
     from pyarrow import parquet  # an extra of this project's
 
@@ -107,11 +106,22 @@ def real_outcomes(path: Path, share: int = 1) -> list[Outcome]:
     for name in ("open", "high", "low", "close", "volume"):
         rows[name] = table[name].to_numpy()
     rows["vwap"], rows["trades"] = np.nan, NO_TRADES
-    sessions = calendar_for("stocks").sessions(rows["session"].min().item(), rows["session"].max().item())
-    judge = Judge("stocks", sessions, np.datetime64("2026-01-01"), np.datetime64("2026-01-01"))
     parts = np.split(rows[np.argsort(tickers, kind="stable")], np.bincount(tickers).cumsum()[:-1])
+    return {str(name): Bars((str(name),), part) for name, part in zip(names, parts, strict=True)}
+
+
+def real_outcomes(path: Path, share: int = 1) -> list[Outcome]:
+    """The same, an outcome for each ticker as if its range had been asked for, judged by the rules.
+
+    Args:
+        path: the file.
+        share: only every so many-th ticker.
+    """
+    blocks = real_bars(path)
+    days = np.concatenate([block.rows["session"] for block in blocks.values()])
+    sessions = calendar_for("stocks").sessions(days.min().item(), days.max().item())
+    judge = Judge("stocks", sessions, np.datetime64("2026-01-01"), np.datetime64("2026-01-01"))
     asked = tuple(sessions.tolist())
     return [
-        judge.answered(TickerRange(str(name), asked), Bars((str(name),), part), len(part))
-        for name, part in list(zip(names, parts, strict=True))[::share]
+        judge.answered(TickerRange(ticker, asked), block, len(block)) for ticker, block in list(blocks.items())[::share]
     ]

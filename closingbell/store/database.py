@@ -311,3 +311,10 @@ def database_of(bind: sa.Engine | sa.Connection) -> Database:
 def moment(value: datetime) -> sa.ColumnElement[datetime]:
     """An aware instant as a bound value."""
     return sa.literal(value, sa.DateTime(timezone=True))
+
+
+def in_words(session: str, user: str | None, program: str | None, state: str | None, since: datetime | None) -> str:
+    """A session of the database in words, as far as we may know it."""
+    known = [f"user {user}" if user else "", program or "", state or ""]
+    told = ", ".join([*filter(None, known), *([f"since {since:%Y-%m-%d %H:%M:%S %Z}".rstrip()] if since else [])])
+    return f"{session} ({told})" if told else session

@@ -60,20 +60,14 @@ class Settlement:
     sessions_between: SessionsBetween
     at: datetime
     absent: list[tuple[str, date]] = field(default_factory=list)
-    _marks_before: dict[str, Watermark] = field(init=False)
     _gaps_before: dict[tuple[str, date], Gap] = field(init=False)
     _open_of: dict[str, set[date]] = field(init=False)  # the sessions of the gaps, by ticker
 
     def __post_init__(self) -> None:
-        self._marks_before, self._gaps_before = dict(self.marks), dict(self.gaps)
+        self._gaps_before = dict(self.gaps)
         self._open_of = {}
         for ticker, session in self.gaps:
             self._open_of.setdefault(ticker, set()).add(session)
-
-    @property
-    def new_marks(self) -> dict[str, Watermark]:
-        """Watermarks to insert or change."""
-        return {t: mark for t, mark in self.marks.items() if mark != self._marks_before.get(t)}
 
     @property
     def new_gaps(self) -> list[Gap]:

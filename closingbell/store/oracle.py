@@ -32,7 +32,7 @@ from closingbell.bars import BAR, NO_TRADES, VALUES, Bars
 from closingbell.clock import Clock
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError
 from closingbell.store.columns import around, joined, latest, nullable
-from closingbell.store.database import Database, Series, Values, database_of
+from closingbell.store.database import Database, Series, Values, database_of, in_words
 from closingbell.store.faults import (
     FORBIDDEN,
     FULL,
@@ -219,7 +219,7 @@ given = sa.Table(
     technical,
     sa.Column("batch", sa.BigInteger, nullable=False),
     *(
-        sa.Column(f"{kind}{number}", sa.String(500) if kind == "text" else type_)
+        sa.Column(f"{kind}{number}", sa.String(_TEXT) if kind == "text" else type_)
         for kind, (type_, count) in _KINDS.items()
         for number in range(1, count + 1)
     ),
@@ -466,6 +466,11 @@ def _codes(error: BaseException) -> list[str]:
     return _CODE.findall(said) if isinstance(said, str) else []
 
 
+def _all_codes(error: BaseException) -> list[str]:
+    """The codes of an error and of all that are behind it."""
+    return [code for each in chain(error) for code in _codes(each)]
+
+
 def _kind(codes: Sequence[str], text: str) -> Known | None:
     """What an error is by its codes, or by its words; None where nobody knows."""
     if any(code in _GONE for code in codes):
@@ -529,13 +534,6 @@ def _make(engine: sa.Engine, name: str) -> None:
     """Make the row of a lock, committed, so that it can be had or not without waiting."""
     with suppress(sa.exc.IntegrityError), engine.begin() as connection:  # that somebody else has made it is as good
         connection.execute(sa.insert(latch).values(name=name))
-
-
-def _holder(sid: int, user: str | None, program: str | None, status: str | None, since: datetime | None) -> str:
-    """A session in words, as far as we may know it."""
-    known = [f"user {user}" if user else "", program or "", (status or "").lower()]
-    told = ", ".join([*filter(None, known), *([f"since {since:%Y-%m-%d %H:%M:%S}"] if since else [])])
-    return f"session {sid} ({told})" if told else f"session {sid}"
 
 
 # -- bars ----------------------------------------------------------------------------------------------------------
@@ -765,7 +763,7 @@ class Oracle(Database):
         return engine
 
     def explain(self, error: Exception, url: sa.URL) -> ClosingbellError:
-        codes = [code for each in chain(error) for code in _codes(each)]
+        codes = _all_codes(error)
         text = without_secrets(_said(error), url)
         known = _CROWDED if isinstance(error, sa.exc.TimeoutError) else _kind(codes, text)
         if known is None and any(isinstance(each, OSError) for each in chain(error)):
@@ -810,7 +808,7 @@ class Oracle(Database):
                 connection.execute(sa.insert(latch).values(name=begun.token))
                 savepoint.rollback()
         except driver_errors(connection) as error:
-            if "ORA-00001" in [code for each in chain(error) for code in _codes(each)]:
+            if "ORA-00001" in _all_codes(error):
                 return True
             failure = explain(error, connection)
         else:
@@ -836,7 +834,11 @@ class Oracle(Database):
         if self._blind:
             return []
         try:
-            return [_holder(*row) for row in connection.execute(_HOLDERS, {"sid": begun.sid, "serial": begun.serial})]
+            rows = connection.execute(_HOLDERS, {"sid": begun.sid, "serial": begun.serial})
+            return [
+                in_words(f"session {sid}", user, program, (state or "").lower(), since)
+                for sid, user, program, state, since in rows
+            ]
         except sa.exc.DBAPIError as error:
             self._blind = isinstance(explain(error, connection), ConfigurationError)
             return []
@@ -871,7 +873,7 @@ class Oracle(Database):
         try:
             latch.create(connection, checkfirst=False)
         except sa.exc.DatabaseError as error:
-            if "ORA-00955" not in [code for each in chain(error) for code in _codes(each)]:
+            if "ORA-00955" not in _all_codes(error):
                 raise  # and not that somebody else has made it meanwhile
 
     def keep_idle(self, connection: sa.Connection) -> None:
@@ -920,7 +922,7 @@ class Oracle(Database):
         try:
             return connection.execute(insert, execution_options={"preserve_rowcount": True}).rowcount
         except sa.exc.IntegrityError as error:
-            if "ORA-00001" not in [code for each in chain(error) for code in _codes(each)]:
+            if "ORA-00001" not in _all_codes(error):
                 raise  # no race: a constraint refuses a row
             raise RaceError("another transaction has inserted the same rows", value=table.name) from error
 
@@ -1016,7 +1018,7 @@ class Oracle(Database):
                 # A name cannot be bound: ours are fixed, and the role's is one that needs no quotes.
                 connection.exec_driver_sql(f'GRANT {privileges} ON {name} TO "{role}"')
             except sa.exc.DatabaseError as error:
-                codes = [code for each in chain(error) for code in _codes(each)]
+                codes = _all_codes(error)
                 refusal = _not_granted(codes, connection.engine.url.username, role, name)
                 if refusal is None:
                     raise

@@ -30,7 +30,7 @@ from closingbell.cells import Watermark
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError
 from closingbell.store.columns import around, joined, latest, ordered
 from closingbell.store.copy import Field, Rows, parse
-from closingbell.store.database import Database, Series, Values
+from closingbell.store.database import Database, Series, Values, in_words
 from closingbell.store.faults import (
     FORBIDDEN,
     FULL,
@@ -294,13 +294,8 @@ def _history_now(connection: sa.Connection) -> str:
     raise failure
 
 
-def _holder(pid: int, user: str | None, application: str | None, state: str | None, since: Any) -> str:
-    """A session in words, as far as we may know it."""
-    if not pid:
-        return "a prepared transaction"
-    known = [f"user {user}" if user else "", application or "", state or ""]
-    told = ", ".join([*filter(None, known), *([f"since {since:%Y-%m-%d %H:%M:%S %Z}"] if since else [])])
-    return f"pid {pid} ({told})" if told else f"pid {pid}"
+def _holder(pid: int, user: str | None, application: str | None, state: str | None, since: datetime | None) -> str:
+    return in_words(f"pid {pid}", user, application, state, since) if pid else "a prepared transaction"
 
 
 def _array(kind: sa.types.TypeEngine[Any]) -> postgresql.ARRAY[Any]:

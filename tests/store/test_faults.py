@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
 import socket
-import traceback
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
 from blocks import days, query, ranged, read_only, start, stored
+from hidden import PASSWORD, without_password
 
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError
 from closingbell.store import Store, Writer, open_store
 from closingbell.store.faults import transaction
 
 pytestmark = pytest.mark.postgres_only("the words of PostgreSQL; those of Oracle: test_oracle_faults.py")
-
-PASSWORD = "s3cret/pa:ss@w%rd"
 
 
 def caught(url: sa.URL | str, kind: type[ClosingbellError]) -> ClosingbellError:
@@ -27,18 +24,6 @@ def caught(url: sa.URL | str, kind: type[ClosingbellError]) -> ClosingbellError:
     with pytest.raises(kind) as caught, closing(open_store(text, patience=0)) as store:
         store.records.overview()
     return without_password(caught.value)
-
-
-def without_password(error: ClosingbellError) -> ClosingbellError:
-    """Check that nothing reachable from the error holds any part of the password."""
-    formatted = "".join(traceback.format_exception(error))
-    seen = [str(error), repr(error), formatted, repr(error.value), error.fix, str(pickle.loads(pickle.dumps(error)))]  # noqa: S301
-    for text in seen:
-        for secret in (PASSWORD, "s3cret", "w%rd", "w%25rd"):
-            assert secret not in text
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    return error
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import socket
-import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +12,7 @@ import oracledb
 import pytest
 import sqlalchemy as sa
 from blocks import days, ranged, start
+from hidden import PASSWORD, without_password
 from oracledb.errors import _Error
 
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError
@@ -33,20 +32,7 @@ from tests.oracle import OracleStandIn
 
 pytestmark = pytest.mark.oracle_only("its words; those of PostgreSQL: test_faults.py")
 
-PASSWORD = "s3cret/pa:ss@w%rd"
 URL = sa.make_url("oracle://night@db.example.com/BARS").set(password=PASSWORD)
-
-
-def without_password(error: ClosingbellError) -> ClosingbellError:
-    """Check that nothing reachable from the error holds any part of the password."""
-    formatted = "".join(traceback.format_exception(error))
-    seen = [str(error), repr(error), formatted, repr(error.value), error.fix, str(pickle.loads(pickle.dumps(error)))]  # noqa: S301
-    for text in seen:
-        for secret in (PASSWORD, "s3cret", "w%rd", "w%25rd"):
-            assert secret not in text
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    return error
 
 
 def caught(url: sa.URL, kind: type[ClosingbellError]) -> ClosingbellError:

@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 from blocks import count, query, rows_of, start
 
-from closingbell.bars import BAR, NO_TRADES, Bars
+from benchmarks.database import real_bars
+from closingbell.bars import Bars
 from closingbell.calendar import calendar_for
 from closingbell.cells import Cells
 from closingbell.outcome import FlushResult, Judge, Outcome
@@ -21,27 +22,10 @@ from closingbell.store.schema import bar, quarantine, revision
 ROWS = 619_040
 
 
-def _load(path: Path) -> dict[str, Bars]:
-    """The file's bars, a block for each ticker, as the source would hand them on."""
-    parquet = pytest.importorskip("pyarrow.parquet")
-    table = parquet.read_table(path)
-    names, tickers = np.unique(table["ticker"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
-    rows = np.zeros(len(table), BAR)
-    rows["session"] = table["date"].to_numpy().astype("M8[D]")
-    rows["ts"] = calendar_for("stocks").opens(rows["session"])
-    for name in ("open", "high", "low", "close", "volume"):
-        rows[name] = table[name].to_numpy()
-    rows["vwap"], rows["trades"] = np.nan, NO_TRADES
-    order = np.argsort(tickers, kind="stable")
-    ends = np.bincount(tickers).cumsum()
-    return {
-        str(name): Bars((str(name),), part) for name, part in zip(names, np.split(rows[order], ends[:-1]), strict=True)
-    }
-
-
 @pytest.mark.data
 def test_every_row_is_stored_or_kept_apart(data: Path, store: Store, backend: str) -> None:
-    blocks = _load(data / "daily" / "sp500_5yr.parquet")
+    pytest.importorskip("pyarrow")
+    blocks = real_bars(data / "daily" / "sp500_5yr.parquet")
     assert sum(map(len, blocks.values())) == ROWS
     if backend == "oracle":  # the stand-in's half a million would take minutes
         blocks = {ticker: block for ticker, block in blocks.items() if _is_odd(block) or ticker < "AB"}

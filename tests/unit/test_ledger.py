@@ -95,7 +95,7 @@ class Database:
             self.at,
         )
         fresh = [settlement.settle(outcome).tolist() for outcome in outcomes]
-        self.marks |= settlement.new_marks
+        self.marks |= settlement.marks
         for key in settlement.closed_gaps:
             del self.gaps[key]
         assert all(self.gaps.get((gap.ticker, gap.session)) != gap for gap in settlement.new_gaps), "written in vain"
@@ -189,7 +189,7 @@ def test_the_same_answer_again_is_not_written_again() -> None:
     asked = answer.outcome
     settlement = Settlement(dict(database.marks), dict(database.gaps), sessions_between, AT)
     settlement.settle(asked)
-    assert (settlement.new_marks, settlement.new_gaps, settlement.closed_gaps) == ({}, [], [])
+    assert (settlement.marks, settlement.new_gaps, settlement.closed_gaps) == (database.marks, [], [])
 
 
 def test_each_failed_try_is_an_attempt() -> None:

@@ -161,6 +161,7 @@ class Flusher:
             self.tally.spend("database", spent)
             try:
                 if result is not None:
+                    self._written = True
                     self._note(these, result)
                 else:
                     self._fail(these, failure)

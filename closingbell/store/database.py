@@ -7,8 +7,10 @@ is in this package knows none of them by name: it reaches the one it works with 
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, ClassVar, Final
@@ -25,6 +27,13 @@ from closingbell.errors import ClosingbellError
 Values = tuple[TypeEngine[Any] | type[TypeEngine[Any]], Sequence[Any]]
 
 _OPTION: Final = "closingbell_database"
+
+#: Seconds that a pooled connection may have been idle and still be taken to stand. Asked before each transaction, a
+#: server on another machine would answer thousands of questions a run whose answer the transaction itself gives.
+_IDLE: Final = 1.0
+
+#: Where a pooled connection has the time when it was used last.
+_LEFT: Final = "closingbell_left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +209,7 @@ class Database(ABC):
             rows: the rows.
 
         Raises:
-            RaceError: another transaction has inserted one of them meanwhile, where the database cannot pass it over.
+            OvertakenError: another transaction has inserted one of them meanwhile, where it cannot be passed over.
         """
 
     # -- watermarks --------------------------------------------------------------------------------------------
@@ -318,3 +327,28 @@ def in_words(session: str, user: str | None, program: str | None, state: str | N
     known = [f"user {user}" if user else "", program or "", state or ""]
     told = ", ".join([*filter(None, known), *([f"since {since:%Y-%m-%d %H:%M:%S %Z}".rstrip()] if since else [])])
     return f"{session} ({told})" if told else session
+
+
+def ping_idle(engine: sa.Engine) -> None:
+    """Have connections that were idle for a while asked whether they still stand, before they are used again.
+
+    One that was lost is replaced, and with it all that are as old: a server was restarted, or a firewall forgot them.
+
+    Args:
+        engine: before it connects.
+    """
+
+    def left(_: object, record: sa.pool.ConnectionPoolEntry) -> None:
+        record.info[_LEFT] = time.monotonic()
+
+    def taken(driver: Any, record: sa.pool.ConnectionPoolEntry, _: object) -> None:
+        since = record.info.get(_LEFT)  # forgotten when the record gets a new connection
+        if since is None or time.monotonic() - since < _IDLE:
+            return
+        with suppress(engine.dialect.loaded_dbapi.Error):
+            if engine.dialect.do_ping(driver):
+                return
+        raise sa.exc.InvalidatePoolError
+
+    sa.event.listen(engine, "checkin", left)
+    sa.event.listen(engine, "checkout", taken)

@@ -31,6 +31,10 @@ class RaceError(RetryableError):
     """The transaction lost against another one; nothing keeps it from winning the next time."""
 
 
+class OvertakenError(RaceError):
+    """Others were quicker, and are done: the same transaction succeeds if it is begun again at once."""
+
+
 class LockedError(RetryableError):
     """Somebody holds a lock for longer than the transaction may wait for one."""
 

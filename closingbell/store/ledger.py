@@ -6,7 +6,7 @@ either its bar or a gap with a reason, and no session outside it has a gap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Final
@@ -111,18 +111,17 @@ class Settlement:
         if not outcome.failed and outcome.reason == "empty":
             gone = np.nonzero(had_bar & ~got & ~kept_apart)
             self.absent += [(tickers[i], sessions[j].item()) for i, j in zip(*gone, strict=True)]
-        first, last = sessions[0].item(), sessions[-1].item()
-        for ticker in tickers:
-            self._extend(ticker, first, last, sessions)
+        self._extend(tickers, sessions)
         return np.asarray(~had_bar[places])
 
     def _spanned(self, outcome: Outcome) -> NDArray[np.bool_]:
         """Which of an outcome's cells lie in watermarks; shape (tickers, sessions)."""
         marks = [self.marks.get(ticker, _NOWHERE) for ticker in outcome.tickers]
+        each = {id(mark): mark for mark in marks}  # few: of most tickers it is the same
         days = outcome.sessions.astype(np.int64) + _EPOCH  # numpy takes its time to read dates
-        first = np.array([mark.first.toordinal() for mark in marks])[:, None]
-        last = np.array([mark.last.toordinal() for mark in marks])[:, None]
-        return np.asarray((days >= first) & (days <= last))
+        inside = [(days >= mark.first.toordinal()) & (days <= mark.last.toordinal()) for mark in each.values()]
+        row = {mark: i for i, mark in enumerate(each)}
+        return np.array(inside)[[row[id(mark)] for mark in marks]]
 
     def _explain(self, outcome: Outcome, where: tuple[NDArray[np.intp], ...], kept_apart: NDArray[np.bool_]) -> None:
         """Say why cells have no bar, given by their rows and columns."""
@@ -187,24 +186,36 @@ class Settlement:
                 attempts = 0
         self._put(Gap(ticker, session, reason, attempts + (reason != "pending"), last_error, self.at))
 
-    def _extend(self, ticker: str, first: date, last: date, sessions: Days) -> None:
-        """Stretch the watermark over the sessions asked; what it takes in that nobody asked for is ``pending``."""
-        mark = self.marks.get(ticker)
+    def _extend(self, tickers: Sequence[str], sessions: Days) -> None:
+        """Stretch the watermarks over the sessions asked; what they take in that nobody asked for is ``pending``."""
+        stretched: dict[int, tuple[Watermark, list[date]]] = {}  # by what it was: of most tickers it is the same
+        first, last = sessions[0].item(), sessions[-1].item()
+        for ticker in tickers:
+            mark = self.marks.get(ticker)
+            if mark is not None and mark.first <= first and last <= mark.last:
+                continue
+            if (found := stretched.get(id(mark))) is None:
+                found = stretched[id(mark)] = self._stretched(ticker, mark, Watermark(first, last), sessions)
+            self.marks[ticker], pending = found
+            for day in pending:
+                self._put(Gap(ticker, day, "pending", asked_at=self.at))
+
+    def _stretched(
+        self, ticker: str, mark: Watermark | None, asked: Watermark, sessions: Days
+    ) -> tuple[Watermark, list[date]]:
+        """A watermark over what was asked, and the sessions in it that nobody has ever asked for."""
         if mark is None:
-            new = [(first, last)]
-            self.marks[ticker] = Watermark(first, last)
-        elif mark.first <= first and last <= mark.last:
-            return
+            new, between = asked, [(asked.first, asked.last)]
         else:
-            new = [(first, mark.first), (mark.last, last)]
-            self.marks[ticker] = Watermark(min(first, mark.first), max(last, mark.last))
-        for after, before in new:
+            new, between = mark.over(asked), [(asked.first, mark.first), (mark.last, asked.last)]
+        pending: list[date] = []
+        for after, before in between:
             if (before - after).days <= 1:
                 continue
             days = self.sessions_between(ticker, after, before)
             if not np.array_equal(days, sessions[1:-1]):  # what is between the first and the last one asked
-                for day in days[~_are_in(days, sessions)].tolist():
-                    self._put(Gap(ticker, day, "pending", asked_at=self.at))
+                pending += days[~_are_in(days, sessions)].tolist()
+        return new, pending
 
 
 def _text(error: str | None) -> str | None:

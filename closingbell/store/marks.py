@@ -39,13 +39,8 @@ def _columns(marks: Mapping[str, Watermark]) -> dict[str, Values]:
     }
 
 
-def marks_of(connection: sa.Connection, series: Series, tickers: Iterable[str]) -> dict[str, Watermark]:
-    """The watermarks of those of some tickers that have one."""
-    return _read(connection, _of(connection, series, tickers))
-
-
 def lock_marks(connection: sa.Connection, series: Series, tickers: Iterable[str]) -> dict[str, Watermark]:
-    """The same, locked until the transaction ends."""
+    """The watermarks of those of some tickers that have one, locked until the transaction ends."""
     return _read(connection, _of(connection, series, tickers).with_for_update())
 
 
@@ -81,14 +76,13 @@ def stretch_marks(connection: sa.Connection, series: Series, asked: Mapping[str,
     Args:
         connection: in a transaction.
         series: whose they are.
-        asked: first and last session asked, by ticker.
+        asked: first and last session asked, by ticker; of one at least.
 
     Returns:
         What those that there are were before.
     """
-    spans = set(asked.values())
-    if len(spans) == 1:  # of a market day, or of a load of one piece of history
-        [span] = spans
+    span = next(iter(asked.values()))
+    if all(each is span or each == span for each in asked.values()):  # of a market day, or of one piece of history
         before = database_of(connection).stretch(connection, series, sorted(asked), span.first, span.last)
         if before is not None:
             return dict(before)

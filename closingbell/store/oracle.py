@@ -32,7 +32,7 @@ from closingbell.bars import BAR, NO_TRADES, VALUES, Bars
 from closingbell.clock import Clock
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError
 from closingbell.store.columns import around, joined, latest, nullable
-from closingbell.store.database import Database, Series, Values, database_of, in_words
+from closingbell.store.database import Database, Series, Values, database_of, in_words, ping_idle
 from closingbell.store.faults import (
     FORBIDDEN,
     FULL,
@@ -49,6 +49,7 @@ from closingbell.store.faults import (
     AwayError,
     Known,
     LockedError,
+    OvertakenError,
     RaceError,
     RefusedError,
     SilentError,
@@ -735,7 +736,6 @@ class Oracle(Database):
             pool_size=connections,
             # One more for each of those who make a lock's row while they hold a connection.
             max_overflow=4,
-            pool_pre_ping=True,
             isolation_level="READ COMMITTED",
             hide_parameters=True,
             connect_args=secret,
@@ -756,6 +756,7 @@ class Oracle(Database):
                 unbound(_driver(connection))
 
         sa.event.listen(engine, "connect", prepare)
+        ping_idle(engine)
         sa.event.listen(engine, "checkout", unbound)
         # A commit that is broken off may have been made all the same, and a rollback takes as long as it takes.
         for ending in ("commit", "rollback"):
@@ -924,7 +925,7 @@ class Oracle(Database):
         except sa.exc.IntegrityError as error:
             if "ORA-00001" not in _all_codes(error):
                 raise  # no race: a constraint refuses a row
-            raise RaceError("another transaction has inserted the same rows", value=table.name) from error
+            raise OvertakenError("another transaction has inserted the same rows", value=table.name) from error
 
     # -- bars ----------------------------------------------------------------------------------------------------
 

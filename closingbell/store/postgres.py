@@ -30,7 +30,7 @@ from closingbell.cells import Watermark
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError
 from closingbell.store.columns import around, joined, latest, ordered
 from closingbell.store.copy import Field, Rows, parse
-from closingbell.store.database import Database, Series, Values, in_words
+from closingbell.store.database import Database, Series, Values, in_words, ping_idle
 from closingbell.store.faults import (
     FORBIDDEN,
     FULL,
@@ -340,6 +340,11 @@ def _array_text(values: Sequence[Any], *, few: bool = False) -> str:
     Raises:
         KeyError: a value is of no type that is known here.
     """
+    if values and type(values[0]) is str:
+        with suppress(TypeError):  # not all of them are texts
+            inside = '","'.join(values)
+            if "\\" not in inside and inside.count('"') == 2 * (len(values) - 1):
+                return f'{{"{inside}"}}'
     if few:
         known = {value: _ELEMENTS[type(value)](value) for value in set(values)}
         return f"{{{','.join([known[value] for value in values])}}}"
@@ -637,7 +642,7 @@ def _grants(database: str, schema: str, role: str, version: int, *, writes: bool
     )
 
 
-#: Locks first, in order, and returns what it locked as it was.
+#: Locks first, in order, and returns what it locked as it was; no tickers where it is the same for all that were asked.
 _STRETCH: Final = sa.text("""
     WITH locked AS MATERIALIZED (
         SELECT ticker, first_session, last_session FROM watermark
@@ -651,7 +656,8 @@ _STRETCH: Final = sa.text("""
         WHERE mark.source = :source AND mark.timeframe = :timeframe AND mark.ticker = locked.ticker
           AND (locked.first_session > :first OR locked.last_session < :last)
     )
-    SELECT first_session, last_session, array_agg(ticker) FROM locked GROUP BY first_session, last_session
+    SELECT first_session, last_session, CASE WHEN count(*) < :count THEN array_agg(ticker) END
+    FROM locked GROUP BY first_session, last_session
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))
 
 
@@ -672,16 +678,17 @@ class Postgres(Database):
         tls = tls_of(url)
         if tls is None:
             raise unreadable()
-        return sa.create_engine(
+        engine = sa.create_engine(
             url,
             pool_size=connections,
             max_overflow=2,
-            pool_pre_ping=True,
             # Whatever the role's default: who has waited for a lock has to see what it guarded.
             isolation_level="READ COMMITTED",
             hide_parameters=True,
             connect_args={"connect_timeout": 10, "application_name": "closingbell", **_KEEPALIVE, **tls},
         )
+        ping_idle(engine)
+        return engine
 
     def explain(self, error: Exception, url: sa.URL) -> ClosingbellError:
         text = _telling_line(error, url)
@@ -780,10 +787,10 @@ class Postgres(Database):
         self, connection: sa.Connection, series: Series, tickers: Sequence[str], first: date, last: date
     ) -> dict[str, Watermark]:
         values = {"source": series.source, "timeframe": series.timeframe, "run_id": series.run_id}
-        values |= {"tickers": _array_text(tickers), "first": first, "last": last}
+        values |= {"tickers": _array_text(tickers), "first": first, "last": last, "count": len(tickers)}
         before: dict[str, Watermark] = {}
-        for first, last, tickers in connection.execute(_STRETCH, values):
-            before |= dict.fromkeys(tickers, Watermark(first, last))  # of most of them it is the same
+        for first, last, these in connection.execute(_STRETCH, values):
+            before |= dict.fromkeys(these or tickers, Watermark(first, last))  # of most of them it is the same
         return before
 
     # -- bars ----------------------------------------------------------------------------------------------------

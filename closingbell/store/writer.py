@@ -28,17 +28,14 @@ from closingbell.store import claims as claimed
 from closingbell.store.claims import Claim
 from closingbell.store.columns import apart, instants, is_latest, joined, nullable
 from closingbell.store.database import Database, Series, Values, database_of
-from closingbell.store.faults import RaceError, RefusedError
+from closingbell.store.faults import OvertakenError, RaceError, RefusedError
 from closingbell.store.ledger import LOOK_BACK, Settlement, spans
-from closingbell.store.marks import counted, has_bar, lock_all_marks, make_marks, marks_of, stretch_marks
+from closingbell.store.marks import counted, has_bar, lock_all_marks, make_marks, stretch_marks
 from closingbell.store.merge import upsert
 from closingbell.store.patience import log
 from closingbell.store.redo import Redo, undo
 from closingbell.store.refusals import STRANGER, store_by_ticker
 from closingbell.store.schema import bar, gap, quarantine, revision, watermark
-
-#: How often a flush tries to begin tickers that others begin at the same time.
-_BEGINS: Final = 5
 
 _NOTHING: Final = Verdict(Bars(()), Bars(()), (), {})
 
@@ -68,7 +65,6 @@ class Writer:
 
     def __init__(self, engine: sa.Engine, *, retries: int = 3, delay: float = 0.5, lock_timeout: float = 30.0) -> None:
         self._redo = Redo(engine, retries=retries, delay=delay, lock_timeout=lock_timeout)
-        self._begun: set[tuple[str, str, str]] = set()
 
     def flush(
         self,
@@ -207,8 +203,10 @@ class Writer:
         self, connection: sa.Connection, series: Series, outcomes: Sequence[Outcome], calls: int, at: datetime
     ) -> FlushResult:
         asked = spans(outcomes)
-        marks = _lock(connection, series, asked, self._begun) if asked else {}
-        settlement = Settlement(marks, _gaps(connection, series, asked) if asked else {}, sessions_between, at)
+        marks = _lock(connection, series, asked) if asked else {}
+        begun = {ticker: span for ticker, span in asked.items() if ticker in marks}
+        gaps = _gaps(connection, series, begun) if begun else {}  # without a watermark there is no gap
+        settlement = Settlement(marks, gaps, sessions_between, at)
         result = FlushResult()
         fresh, others = [], []
         for outcome in outcomes:
@@ -233,7 +231,7 @@ class Writer:
 
 def _without_poison(connection: sa.Connection, series: Series, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
     """The same outcomes, the bars that the database refuses in quarantine; the transaction is to be undone."""
-    _lock(connection, series, spans(outcomes), set())
+    _lock(connection, series, spans(outcomes))
     accepted = [outcome.verdict.accepted for outcome in outcomes]
     whole = joined(accepted)
     if not len(whole):
@@ -249,51 +247,28 @@ def _without_poison(connection: sa.Connection, series: Series, outcomes: Sequenc
     ]
 
 
-def _lock(
-    connection: sa.Connection, series: Series, asked: Mapping[str, Watermark], begun: set[tuple[str, str, str]]
-) -> dict[str, Watermark]:
+def _lock(connection: sa.Connection, series: Series, asked: Mapping[str, Watermark]) -> dict[str, Watermark]:
     """Lock the watermarks of the tickers, making those that are missing, and return what was known before.
 
     They are stretched over what is asked at once: whatever the answer is, each cell of it is accounted for.
 
-    Rows are made first and locked after, each in the order of the tickers: two writers of overlapping
-    tickers then wait for each other and never deadlock.
+    Those that are there are locked first, then the others made, each in the order of the tickers; and nobody who holds
+    a watermark waits for one that comes before it. Two writers of overlapping tickers then wait for each other and
+    never deadlock.
 
     Args:
         connection: in a transaction.
         series: whose they are.
         asked: first and last session asked, by ticker.
-        begun: source, timeframe and ticker of watermarks that were there once, and are hardly ever removed: need not be
-            looked for before they are locked.
+
+    Raises:
+        OvertakenError: others have just begun some of the tickers; all is to be done again.
     """
-    keys = {(series.source, series.timeframe, ticker) for ticker in asked}
-    new = {} if keys <= begun else _begin(connection, series, asked)
-    if len(new) == len(asked):
-        return {}  # nobody else sees them yet
-    locked = stretch_marks(connection, series, asked)
-    if len(locked) < len(asked):  # somebody has removed some
-        removed = {ticker: span for ticker, span in asked.items() if ticker not in locked}
-        new = _begin(connection, series, removed)
-        locked |= stretch_marks(connection, series, removed)
-    known = {ticker: mark for ticker, mark in locked.items() if ticker not in new}
-    begun.update((series.source, series.timeframe, ticker) for ticker in known)
+    known = stretch_marks(connection, series, asked)
+    new = {ticker: span for ticker, span in asked.items() if ticker not in known}
+    if new and make_marks(connection, series, new) < len(new):
+        raise OvertakenError("other runs begin the same tickers", value=", ".join(sorted(new)[:3]))
     return known
-
-
-def _begin(connection: sa.Connection, series: Series, asked: Mapping[str, Watermark]) -> Mapping[str, Watermark]:
-    """Make the watermarks that are missing, and return them."""
-    new: Mapping[str, Watermark] = asked
-    for _ in range(_BEGINS):
-        known = marks_of(connection, series, asked)
-        new = {ticker: span for ticker, span in asked.items() if ticker not in known}
-        if not new:
-            return new
-        with suppress(RaceError), connection.begin_nested() as savepoint:
-            if make_marks(connection, series, new) == len(new):
-                return new
-            # Another writer was quicker with some of them. They are its own, and by now to be seen.
-            savepoint.rollback()
-    raise RaceError("other runs begin the same tickers", value=", ".join(sorted(new)[:3]))
 
 
 def _gaps(connection: sa.Connection, series: Series, asked: Mapping[str, Watermark]) -> dict[tuple[str, date], Gap]:

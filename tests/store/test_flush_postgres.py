@@ -118,8 +118,8 @@ def test_another_vendor_between_the_comparison_and_the_writing(store: Store, mon
     assert kept[2][1:3] == (100.3, 100.7), "the old value is the one that was replaced"
 
 
-#: Statements of a flush of :func:`~flushes.outcomes`, the two COPYs not counted; those of two savepoints are.
-STATEMENTS = 15
+#: Statements of a flush of :func:`~flushes.outcomes`, the two COPYs not counted.
+STATEMENTS = 12
 
 
 @pytest.mark.parametrize("at", [*range(1, STATEMENTS + 1), "commit"])

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import date
+from threading import Lock
 from typing import Any, Final
 from uuid import uuid4
 
@@ -26,18 +27,18 @@ from closingbell.calendar import calendar_for
 from closingbell.errors import ConfigurationError
 from closingbell.outcome import FlushResult, Judge, Outcome
 from closingbell.plan import MarketDay, TickerRange
+from closingbell.store.claims import Claim
 from closingbell.store.columns import ordered
 from closingbell.store.copy import Rows
 from closingbell.store.database import Series
 from closingbell.store.postgres import COPY, whole_rows
-
-#: Tickers in a flush: about 100,000 rows, as the adaptive flush of a fast source has them.
-_TICKERS: Final = 80
+from tasks.flush import ROWS, WRITERS, Flusher, Saving
 
 _RAW: Final = "binary COPY into the same table: the limit"
 _FRESH: Final = "closingbell, fresh, ledger included"
 _AGAIN: Final = "closingbell, the same again"
 _CHANGED: Final = "closingbell, 1% changed"
+_ALONE: Final = ", one connection"
 _DLT: Final = (("dlt merge, from dicts", "dicts", 20_000), ("dlt merge, from Arrow", "arrow", 60_000))
 
 
@@ -81,13 +82,30 @@ def _raw(database: Bench, stream: bytes) -> float:
         return time.perf_counter() - begun
 
 
-def _flushed(database: Bench, outcomes: Sequence[Outcome], size: int = _TICKERS) -> tuple[float, FlushResult]:
-    """Seconds that all of it takes, and what was changed."""
-    run_id, told = database.run(), FlushResult()
+def _flushed(
+    database: Bench, outcomes: Sequence[Outcome], rows: int = ROWS, writers: int = WRITERS
+) -> tuple[float, FlushResult]:
+    """Seconds that all of it takes as a run writes it, so many rows a transaction, and what was changed."""
+    run_id, told, lock = database.run(), FlushResult(), Lock()
+
+    def write(parts: Sequence[Outcome], claims: Sequence[int | None]) -> FlushResult:
+        result = database.store.writer.flush(run_id, "polygon", "1d", parts, calls=1)
+        with lock:
+            told.add(result)
+        return result
+
     begun = time.perf_counter()
-    for first in range(0, len(outcomes), size):
-        told.add(database.store.writer.flush(run_id, "polygon", "1d", outcomes[first : first + size], calls=1))
-    return time.perf_counter() - begun, told
+    flusher = Flusher(write, writers=writers, rows=rows)
+    savings = [Saving(Claim(outcome.call), outcome, None) for outcome in outcomes]
+    for saving in savings:
+        flusher.put(saving)
+    for saving in savings:
+        flusher.wait(saving)
+    seconds = time.perf_counter() - begun
+    flusher.close()
+    if failed := [saving.failure for saving in savings if saving.failure]:
+        raise failed[0]
+    return seconds, told
 
 
 def _moved(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -111,9 +129,9 @@ def _bulk(database: Bench, outcomes: Sequence[Outcome], count: int) -> Table:
     wal: dict[str, float] = {}
     rewritten: dict[str, int] = {}
 
-    def ours(name: str, what: Sequence[Outcome]) -> None:
+    def ours(name: str, what: Sequence[Outcome], writers: int = WRITERS) -> None:
         before = database.wal()
-        seconds, told = _flushed(database, what)
+        seconds, told = _flushed(database, what, writers=writers)
         wal[name] = (database.wal() - before) / len(bars) * 1_000
         rewritten[name] = told.rewritten
         speed.setdefault(name, []).append(len(bars) / seconds)
@@ -127,6 +145,10 @@ def _bulk(database: Bench, outcomes: Sequence[Outcome], count: int) -> Table:
         ours(_FRESH, outcomes)
         ours(_AGAIN, outcomes)
         ours(_CHANGED, moved)
+        database.empty()
+        ours(_FRESH + _ALONE, outcomes, 1)
+        ours(_AGAIN + _ALONE, outcomes, 1)
+        ours(_CHANGED + _ALONE, moved, 1)
         for name, (work, size) in COMPETITORS.items():
             database.empty()
             some = rows[:size]
@@ -138,7 +160,8 @@ def _bulk(database: Bench, outcomes: Sequence[Outcome], count: int) -> Table:
             if seconds is not None:
                 speed.setdefault(name, []).append(len(part) / seconds)
     table = []
-    for name in (_RAW, _FRESH, _AGAIN, _CHANGED, *COMPETITORS, *(name for name, _, _ in _DLT)):
+    mine = (_FRESH, _AGAIN, _CHANGED)
+    for name in (_RAW, *mine, *(name + _ALONE for name in mine), *COMPETITORS, *(name for name, _, _ in _DLT)):
         if name not in speed:
             table.append((name, "not installed", None, None, None, None))
             continue
@@ -149,8 +172,9 @@ def _bulk(database: Bench, outcomes: Sequence[Outcome], count: int) -> Table:
         ("path", "rows/s", "of the limit", "times slower than ours", "WAL bytes per 1,000 rows", "rewritten"),
         table,
         [
-            f"Medians of {count} rounds, all in each of them. Ours: {_TICKERS} tickers a transaction, with watermarks, "
-            "gaps, quarantine and counters. The COPY's stream is made before the clock runs, in the order of the key.",
+            f"Medians of {count} rounds, all in each of them. Ours: as a run writes, over {WRITERS} connections, up to "
+            f"{ROWS:,} rows a transaction, with watermarks, gaps, quarantine and counters; and the same over one. The "
+            "COPY has one connection; its stream is made before the clock runs, in the order of the key.",
             "The others have a part of the rows, as Python values before the clock runs, and no ledger; those that can "
             "update do so by the same key.",
             f"dlt runs in the interpreter that {DLT_PYTHON} names, else in this one.",
@@ -165,13 +189,14 @@ def _small(database: Bench, outcomes: Sequence[Outcome], count: int) -> Table:
     work, size = COMPETITORS["execute_values, 500 rows a commit"]
     rows = as_rows(Bars.concat(outcome.verdict.accepted for outcome in small), uuid4())[:size]
     count_of = sum(len(outcome.verdict.accepted) for outcome in small)
-    ours: list[float] = []
-    again: list[float] = []
+    ours: dict[int, list[float]] = {WRITERS: [], 1: []}
+    again: dict[int, list[float]] = {WRITERS: [], 1: []}
     theirs: list[float] = []
     for _ in range(count):
-        database.empty()
-        ours.append(count_of / _flushed(database, small, 1)[0])
-        again.append(count_of / _flushed(database, small, 1)[0])
+        for writers in (WRITERS, 1):
+            database.empty()
+            ours[writers].append(count_of / _flushed(database, small, 500, writers)[0])
+            again[writers].append(count_of / _flushed(database, small, 500, writers)[0])
         database.empty()
         theirs.append(len(rows) / seconds_of(work, database.url, rows))
     return Table(
@@ -179,8 +204,11 @@ def _small(database: Bench, outcomes: Sequence[Outcome], count: int) -> Table:
         ("path", "rows/s", "of execute_values"),
         [
             ("execute_values", _median(theirs), 1.0),
-            ("closingbell, fresh", _median(ours), ratio(ours, theirs)),
-            ("closingbell, the same again", _median(again), ratio(again, theirs)),
+            *(
+                (f"closingbell, {what}{alone}", _median(found[writers]), ratio(found[writers], theirs))
+                for writers, alone in ((WRITERS, ""), (1, _ALONE))
+                for what, found in (("fresh", ours), ("the same again", again))
+            ),
         ],
         [f"A flush of 500 sessions of one ticker each, {len(small)} of them; medians of {count} rounds."],
     )

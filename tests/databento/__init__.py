@@ -1,0 +1,1 @@
+"""Databento's gateway for tests: local, over TLS, speaking DBN."""

@@ -20,7 +20,7 @@ up: $(ENV) ## Keep the stack serving: UI, nightly schedule, worker; Ctrl-C stops
 	@$(BIN)/closingbell up
 
 test: $(ENV) ## Run the tests, three files at a time
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-pgbouncer: $(ENV) ## Run the store's tests through a pgbouncer in transaction mode, which has to be installed
 	@CLOSINGBELL_TEST_PGBOUNCER=1 $(BIN)/python -m pytest tests/store

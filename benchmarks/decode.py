@@ -16,7 +16,7 @@ from typing import Final
 from benchmarks.pages import Pages
 from benchmarks.report import Table, ratio, rounds
 from closingbell.calendar import calendar_for
-from closingbell.quality import PROFILES, Asked, check
+from closingbell.quality import PROFILES, Asked, check, profile_of
 from closingbell.sources.polygon import PolygonSource
 from infra.market.process import MarketProcess
 
@@ -50,7 +50,7 @@ def measure(*, quick: bool = False) -> list[Table]:
 
         def minutes() -> int:
             bars = source.fetch_range("AAPL", _FIRST, _LAST, "1m")
-            return len(check(bars, Asked(sessions, sessions[-1]), PROFILES["stocks"]).accepted)
+            return len(check(bars, Asked(sessions, sessions[-1]), profile_of("stocks", "1m")).accepted)
 
         def ten_years() -> int:
             bars = source.fetch_range("AAPL", years[0].item(), years[-1].item())

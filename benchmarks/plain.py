@@ -7,9 +7,9 @@ threads, the limit by a gate without a quota, logs and artifacts by nothing.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -62,13 +62,12 @@ def without_prefect() -> Iterator[None]:
     with ExitStack() as stack, ThreadPoolExecutor(read().fetch_threads) as pool:
         stack.enter_context(disable_run_logger())
         for target, replacement in {
-            "tasks.resources.Gates": OpenGates,
+            "tasks.vendors.Gates": OpenGates,
             "tasks.night.put_artifact": _nothing,
             "tasks.night.wait": _nothing,
-            "flows.night.retrying": lambda _: _Mapped(pool, ingest_batch),
+            "flows.night.fetching": _fetching(_Mapped(pool, ingest_batch)),
             "flows.night.look_at_splits": _look_at_splits,
             "flows.night.flow_run": SimpleNamespace(id=str(uuid4())),
-            "flows.night.unmapped": lambda value: value,
             "tasks.facts.look_up": SimpleNamespace(with_options=lambda **_: _Mapped(pool, look_up)),
             "tasks.facts.unmapped": lambda value: value,
         }.items():
@@ -87,6 +86,16 @@ class _Mapped:
         """Begin all."""
         keep = contextvars.copy_context
         return [_Result(self._pool.submit(keep().run, self._work, one, work)) for one in batches]
+
+
+def _fetching(mapped: _Mapped) -> Callable[..., AbstractContextManager[list[_Result]]]:
+    """What has the batches of all asset classes fetched, without a task runner."""
+
+    @contextmanager
+    def fetching(work: Any, lanes: Mapping[str, Sequence[Any]], _: object) -> Iterator[list[_Result]]:
+        yield mapped.map([batch for batches in lanes.values() for batch in batches], work)
+
+    return fetching
 
 
 class _Result:

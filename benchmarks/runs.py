@@ -26,10 +26,16 @@ from benchmarks.surroundings import Surroundings, surroundings
 from benchmarks.whole import Measured
 from closingbell import universe
 from closingbell.calendar import calendar_for
-from closingbell.quality import PROFILES, Asked, check
+from closingbell.quality import Asked, check, profile_of
 from closingbell.sources.polygon import PolygonSource
 
 _ROUNDS: Final = 3
+
+#: Tickers of the run of minutes, each three full pages.
+_MINUTES: Final = 12
+
+#: Sessions of minutes on a page, as the planner cuts them.
+_PAGE: Final = 52
 
 #: The stages of a run's report, and what they are.
 _STAGES: Final = {
@@ -51,7 +57,16 @@ def measure(*, quick: bool = False) -> list[Table]:
     count = 2 if quick else _ROUNDS
     names = universe.resolve(universe.DEFAULT, None)[: 50 if quick else None]
     with surroundings() as around:
-        tables = _backfill(f"{len(names)} tickers, ten years", around, names, "2016-03-10", "2026-03-06", count)
+        tables = _backfill(
+            f"{_MINUTES} tickers, 150 sessions of minutes",
+            around,
+            names[:_MINUTES],
+            "2025-08-01",
+            "2026-03-06",
+            count,
+            "1m",
+        )
+        tables += _backfill(f"{len(names)} tickers, ten years", around, names, "2016-03-10", "2026-03-06", count)
         tables.append(_night(around, names, count))
     folder = os.environ.get("CLOSINGBELL_DATA")
     real = Path(folder).resolve() / "daily" / "sp500_5yr.parquet" if folder else None
@@ -63,19 +78,24 @@ def measure(*, quick: bool = False) -> list[Table]:
     return tables
 
 
-def _backfill(what: str, around: Surroundings, names: Sequence[str], first: str, last: str, count: int) -> list[Table]:
+def _backfill(
+    what: str, around: Surroundings, names: Sequence[str], first: str, last: str, count: int, timeframe: str = "1d"
+) -> list[Table]:
     runs: dict[bool, list[Measured]] = {False: [], True: []}
 
     def whole(*, plain: bool) -> float:
-        found = around.run(around.database(), plain=plain, tickers=list(names), start=first, end=last)
+        asked: dict[str, Any] = {"tickers": list(names), "start": first, "end": last, "timeframes": [timeframe]}
+        if timeframe != "1d":
+            asked["batch_size"] = 2  # so that all threads have some
+        found = around.run(around.database(), plain=plain, **asked)
         runs[plain].append(found)
         return found.seconds
 
-    _decode(around, names, first, last)  # fills the kept pages
+    _decode(around, names, first, last, timeframe)  # fills the kept pages
     cases: dict[str, Callable[[], float]] = {
         "whole": lambda: whole(plain=False),
         "plain": lambda: whole(plain=True),
-        "decoding": lambda: _decode(around, names, first, last),
+        "decoding": lambda: _decode(around, names, first, last, timeframe),
     }
     spent = rounds(cases, count, warm_up=1)
     bars = runs[False][0].bars
@@ -141,14 +161,18 @@ def _night(around: Surroundings, names: Sequence[str], count: int) -> Table:
     return Table(f"One night of {len(names)} tickers", ("", "calls", "bars", "seconds", "MB at most"), rows, notes)
 
 
-def _decode(around: Surroundings, names: Sequence[str], first: str, last: str) -> float:
+def _decode(around: Surroundings, names: Sequence[str], first: str, last: str, timeframe: str) -> float:
     """Seconds of fetching, decoding and checking every ticker's range, one after the other."""
     source = PolygonSource("any", around.market_url, OpenGate())
     begin, end = date.fromisoformat(first), date.fromisoformat(last)
-    asked = Asked(calendar_for("stocks").sessions(begin, end), np.datetime64(end))
+    sessions = calendar_for("stocks").sessions(begin, end)
+    parts = [sessions] if timeframe == "1d" else np.split(sessions, range(_PAGE, len(sessions), _PAGE))
+    profile = profile_of("stocks", timeframe)
     begun = time.perf_counter()
     for name in names:
-        check(source.fetch_range(name, begin, end), asked, PROFILES["stocks"])
+        for part in parts:
+            bars = source.fetch_range(name, part[0].item(), part[-1].item(), timeframe)
+            check(bars, Asked(part, np.datetime64(end)), profile)
     seconds = time.perf_counter() - begun
     source.close()
     return seconds

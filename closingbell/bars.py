@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Final
 
 import numpy as np
@@ -38,6 +39,23 @@ BAR: Final = np.dtype(
 VALUES: Final = ("open", "high", "low", "close", "volume", "vwap", "trades")
 
 TIMEFRAMES: Final = ("1d", "1h", "30m", "15m", "5m", "1m")
+
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """From the bar at ``ts`` on, a continuous symbol stands for this instrument.
+
+    Attributes:
+        ticker: the symbol, ``NQ.v.0``.
+        session: that bar's.
+        ts: that bar's open, datetime64[us], UTC.
+        instrument_id: the vendor's number of the contract, at that time.
+    """
+
+    ticker: str
+    session: date
+    ts: np.datetime64
+    instrument_id: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ class     ticker     sessions                                    a session's bar
 stocks    ``AAPL``   XNYS, by exchange-calendars, half days      09:30 New York to the day's close
 crypto    ``X:...``  every UTC day                               00:00Z to 24:00Z
 fx        ``C:...``  every UTC day but Saturday                  00:00Z to 24:00Z
+futures   ``NQ.v.0`` CME trading dates, of any of its products   17:00 Chicago, the day before, to
+                                                                 the day's close, mostly 16:00
 ========  =========  ==========================================  ================================
 
 The currency market is open from Sunday 17:00 to Friday 17:00, New York, all of it on the UTC days Sunday to Friday.
@@ -16,11 +18,19 @@ Saturdays: in a genuine body for EURUSD, January 2023, Saturday's bar held 2 quo
 4,731. Hence Saturday is no session: a bar there is outside of every cell. Holidays are sessions, for the same body
 has a bar on 1 January.
 
+Futures are continuous symbols: a root, the rule by which it rolls (``v`` volume, ``c`` calendar, ``n`` open interest)
+and the rank. A trading date begins at 17:00 Chicago of the evening before, so Sunday's evening is Monday's. The
+sessions are those of pandas-market-calendars' CME_Equity and CMEGlobex_FX together: where products differ (Good Friday
+2015, the mourning of 2025-01-09) a date of any of them is a session, for one too many is a gap with a reason, and one
+too few would keep genuine bars out. CMES of exchange-calendars lacks the shortened Good Fridays of late years, and
+closes an hour later than the market does.
+
 The ``ts`` of a daily bar is its session's open as given by :meth:`Calendar.opens`, whatever instant the vendor stamps.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -33,13 +43,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from closingbell.errors import ConfigurationError
 
-AssetClass = Literal["stocks", "crypto", "fx"]
+AssetClass = Literal["stocks", "crypto", "fx", "futures"]
 
 #: Arrays of session dates, and of instants in UTC.
 Days = NDArray[np.datetime64]
 Instants = NDArray[np.datetime64]
 
 NEW_YORK: Final = ZoneInfo("America/New_York")
+CHICAGO: Final = ZoneInfo("America/Chicago")
+
+#: A continuous future: root, roll rule, rank.
+FUTURE: Final = re.compile(r"[A-Z0-9]{1,4}\.(?P<rule>[vcn])\.(?P<rank>\d{1,2})")
+
+#: Chicago's clock shows 17:00 as a trading date begins: so much later it would be midnight of that date.
+_EVENING: Final = np.timedelta64(7, "h")
 
 #: The sessions that are known. The vendor's history starts in 2003 and index membership in 1996; the far end costs
 #: nothing to build and spares a long-lived process from running out of calendar.
@@ -61,14 +78,12 @@ def asset_class(ticker: str) -> AssetClass:
     """The asset class that a ticker's prefix names; a ticker without one is a stock (or an ETF).
 
     Raises:
-        ConfigurationError: an index (``I:``), an option (``O:``) or a future (``NQ.v.0``), which have no calendar here.
+        ConfigurationError: an index (``I:``) or an option (``O:``), which have no calendar here; a future whose rule or
+            rank is none.
     """
     prefix, colon, _ = ticker.partition(":")
     if not colon:
-        symbol, _, roll = ticker.partition(".")
-        if symbol and roll[:2] in {"v.", "c.", "n."}:
-            raise _no_calendar("futures", ticker)
-        return "stocks"
+        return "futures" if _is_future(ticker) else "stocks"
     if prefix == "X":
         return "crypto"
     if prefix == "C":
@@ -105,8 +120,8 @@ class Calendar:
             ConfigurationError: a date outside of the years that the calendar knows.
         """
         first, last = _known(start), _known(end)
-        if self.asset_class == "stocks":
-            days = _xnys().days
+        if self.asset_class in _TABLES:
+            days = self._table.days
             low, high = np.searchsorted(days, [first, last + _DAY])
             return days[low:high].copy()
         days = np.arange(first, max(first, last + _DAY), dtype="M8[D]")
@@ -116,8 +131,8 @@ class Calendar:
         """Which of ``days`` (any shape, ``datetime64[D]``) are sessions; NaT and unknown years are not."""
         asked = np.asarray(days, "M8[D]")
         known = (asked >= np.datetime64(FIRST_DAY)) & (asked <= np.datetime64(LAST_DAY))
-        if self.asset_class == "stocks":
-            table = _xnys().days
+        if self.asset_class in _TABLES:
+            table = self._table.days
             position = np.searchsorted(table, asked).clip(max=len(table) - 1)
             return np.asarray(known & (table[position] == asked))
         return np.asarray(known & np.is_busday(asked, _WEEKMASKS[self.asset_class]))
@@ -142,20 +157,21 @@ class Calendar:
         """The date to which bars opening at ``instants`` (``datetime64[us]``, UTC) belong, in their shape.
 
         For stocks the date in New York, so that 00:00 New York, pre-market and after-hours all fall on their session;
-        else the date in UTC. The result need not be a session: ask :meth:`is_session`.
+        for futures the date in Chicago, or the next one from 17:00 on; else the date in UTC. The result need not be a
+        session: ask :meth:`is_session`.
         """
         utc = np.asarray(instants, "M8[us]")
-        if self.asset_class != "stocks":
-            return utc.astype("M8[D]")
-        changes, offsets = _new_york()
-        position = np.searchsorted(changes, utc, side="right") - 1
-        return np.asarray((utc + offsets[position.clip(min=0)]).astype("M8[D]"))
+        if self.asset_class == "stocks":
+            return np.asarray((utc + _offsets_at(NEW_YORK, utc)).astype("M8[D]"))
+        if self.asset_class == "futures":
+            return np.asarray((utc + _offsets_at(CHICAGO, utc) + _EVENING).astype("M8[D]"))
+        return utc.astype("M8[D]")
 
     def last_closed(self, now: datetime) -> date:
         """The last session whose close is at or before ``now``."""
         instant = _utc(now)
-        if self.asset_class == "stocks":
-            table = _xnys()
+        if self.asset_class in _TABLES:
+            table = self._table
             return _day(table.days[np.searchsorted(table.closes, instant, side="right") - 1])
         return self._on_or_before(instant.astype("M8[D]") - _DAY)
 
@@ -169,8 +185,12 @@ class Calendar:
         today = now.astimezone(NEW_YORK).date()
         leap = (today.month, today.day) == (2, 29)
         then = today.replace(year=today.year - HISTORY_YEARS, day=28 if leap else today.day) + timedelta(days=1)
-        # No calendar here is closed for longer than this; the New York exchange's longest was a week, in 2001.
+        # No calendar here is closed for longer than this: the New York exchange's longest was a week, in 2001.
         return _day(self.sessions(then, then + timedelta(days=14))[0])
+
+    @property
+    def _table(self) -> _Table:
+        return _TABLES[self.asset_class]()
 
     def _on_or_before(self, day: np.datetime64) -> date:
         last = _day(day)
@@ -181,8 +201,8 @@ class Calendar:
         mask = self.is_session(asked)
         if not mask.all():
             raise ValueError(f"{asked[~mask].flat[0]} is not a session of the {self.asset_class} calendar")
-        if self.asset_class == "stocks":
-            table = _xnys()
+        if self.asset_class in _TABLES:
+            table = self._table
             return np.asarray(column(table)[np.searchsorted(table.days, asked)])
         return (asked + shift).astype("M8[us]")
 
@@ -194,11 +214,11 @@ def calendar_for(asset_class: AssetClass) -> Calendar:
     Raises:
         ConfigurationError: there is no such asset class.
     """
-    if asset_class != "stocks" and asset_class not in _WEEKMASKS:
+    if asset_class not in _TABLES and asset_class not in _WEEKMASKS:
         raise ConfigurationError(
             "there is no calendar for this asset class",
             value=repr(asset_class),
-            fix=f"Use one of {', '.join(['stocks', *_WEEKMASKS])}.",
+            fix=f"Use one of {', '.join([*_WEEKMASKS, *_TABLES])}.",
         )
     return Calendar(asset_class)
 
@@ -229,6 +249,48 @@ def _xnys() -> _Table:
     return table
 
 
+@cache
+def _cme() -> _Table:
+    from pandas_market_calendars import get_calendar  # brings pandas, as above
+
+    # Building these two takes 0.2 s. A session that only one of them has closes as it says.
+    closes: dict[np.datetime64, np.datetime64] = {}
+    for name in ("CME_Equity", "CMEGlobex_FX"):
+        schedule: Any = get_calendar(name).schedule(FIRST_DAY.isoformat(), LAST_DAY.isoformat())
+        days = schedule.index.to_numpy().astype("M8[D]")
+        ends = schedule["market_close"].dt.tz_localize(None).to_numpy().astype("M8[us]")
+        for day, end in zip(days, ends, strict=True):
+            closes[day] = max(end, closes.get(day, end))
+    days = np.array(sorted(closes), "M8[D]")
+    evening: Instants = np.asarray((days - _DAY).astype("M8[us]") + np.timedelta64(17, "h"))
+    # What its clocks were ahead of UTC at about that moment: they change at 02:00 only.
+    opens = evening - _offsets_at(CHICAGO, evening + np.timedelta64(6, "h"))
+    table = _Table(days, np.asarray(opens), np.array([closes[day] for day in days], "M8[us]"))
+    for array in (table.days, table.opens, table.closes):
+        array.setflags(write=False)
+    return table
+
+
+_TABLES: Final[dict[str, Callable[[], _Table]]] = {"stocks": _xnys, "futures": _cme}
+
+
+def _is_future(ticker: str) -> bool:
+    """Whether it is a continuous future, ``NQ.v.0``; a stock's dot is before its class, ``BRK.B``.
+
+    Raises:
+        ConfigurationError: it looks like one, and has no such rule or rank.
+    """
+    if FUTURE.fullmatch(ticker):
+        return True
+    if ticker.count(".") == 2 and ticker.rpartition(".")[2].isdigit():
+        raise ConfigurationError(
+            "this is no continuous future",
+            value=repr(ticker),
+            fix="Write the root, the rule it rolls by (v volume, c calendar, n open interest) and the rank: NQ.v.0.",
+        )
+    return False
+
+
 def _known(day: date) -> np.datetime64:
     if isinstance(day, datetime) or not FIRST_DAY <= day <= LAST_DAY:
         raise ConfigurationError(
@@ -254,27 +316,34 @@ def _day(day: np.datetime64) -> date:
     return converted
 
 
+def _offsets_at(zone: ZoneInfo, utc: Instants) -> NDArray[np.timedelta64]:
+    """What a zone's clocks are ahead of UTC at some instants, in their shape."""
+    changes, offsets = _offsets(zone)
+    position = np.searchsorted(changes, utc, side="right") - 1
+    return np.asarray(offsets[position.clip(min=0)])
+
+
 @cache
-def _new_york() -> tuple[Instants, NDArray[np.timedelta64]]:
-    """From which instants on (UTC, ascending) New York has which offset; before the first one it has the first."""
+def _offsets(zone: ZoneInfo) -> tuple[Instants, NDArray[np.timedelta64]]:
+    """From which instants on (UTC, ascending) a zone has which offset; before the first one it has the first."""
     step, hour = timedelta(weeks=4), timedelta(hours=1)
     begin, last = datetime(1970, 1, 1, tzinfo=UTC), datetime(2287, 1, 1, tzinfo=UTC)  # all that the vendor can stamp
-    found = [(begin, _offset(begin))]
+    found = [(begin, _offset(zone, begin))]
     while begin < last:
         # It changes on the hour, and never twice within a step.
         low, high = begin, begin + step
-        if _offset(low) != _offset(high):
+        if _offset(zone, low) != _offset(zone, high):
             while high - low > hour:
                 middle = low + (high - low) // hour // 2 * hour
-                low, high = (middle, high) if _offset(middle) == _offset(low) else (low, middle)
-            found.append((high, _offset(high)))
+                low, high = (middle, high) if _offset(zone, middle) == _offset(zone, low) else (low, middle)
+            found.append((high, _offset(zone, high)))
         begin += step
     instants = np.array([instant.replace(tzinfo=None) for instant, _ in found], "M8[us]")
     return instants, np.array([offset for _, offset in found], "m8[us]")
 
 
-def _offset(instant: datetime) -> timedelta:
-    offset = instant.astimezone(NEW_YORK).utcoffset()
+def _offset(zone: ZoneInfo, instant: datetime) -> timedelta:
+    offset = instant.astimezone(zone).utcoffset()
     assert offset is not None  # noqa: S101 - a zone has one
     return offset
 
@@ -283,5 +352,5 @@ def _no_calendar(what: str, ticker: str) -> ConfigurationError:
     return ConfigurationError(
         f"there is no calendar for {what}",
         value=repr(ticker),
-        fix="Use stocks and ETFs (AAPL), crypto (X:BTCUSD) or currencies (C:EURUSD).",
+        fix="Use stocks and ETFs (AAPL), crypto (X:BTCUSD), currencies (C:EURUSD) or futures (NQ.v.0).",
     )

@@ -23,6 +23,10 @@ RETRYABLE: Final = ("failed", "unpublished", "pending")
 #: What the ledger says of a cell whose ticker was not on its market day.
 ABSENT: Final = "not on the market day, to be asked for by name"
 
+#: How the ledger's words begin for a cell of which some bars are stored, and the others are still to come: a range that
+#: is committed in batches may be broken off between them. It is no bar yet, and is asked for again.
+PARTIAL: Final = "some of its bars are stored, not all"
+
 Days = NDArray[np.datetime64]
 
 

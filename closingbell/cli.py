@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
@@ -62,7 +62,9 @@ class Commands(click.Group):
 
 #: A line for each command, so that ``--help`` need not import any.
 HELP: Final = {
+    "backfill": "Fetch a long history of several timeframes as one plan.",
     "facts": "Look up all splits again, dividends and changes of ticker.",
+    "derive-events": "Find events, such as triangles, in stored bars.",
     "doctor": "Check settings, database and ledger; say what to mend.",
     "ingest": "Fetch what is missing and store it.",
     "market": "Serve the stand-in for Polygon.",
@@ -81,15 +83,41 @@ def cli() -> None:
     """Market bars, complete and correct, with the fewest API calls that can do it."""
 
 
+timeframe_option = click.option(
+    "--timeframe",
+    "timeframes",
+    type=click.Choice(["1d", "1h", "30m", "15m", "5m", "1m"]),
+    multiple=True,
+    help="Of the bars; give it again for more than one.",
+)
+
+
+source_option = click.option(
+    "--source", type=click.Choice(["polygon", "databento"]), help="Whose bars. Default: polygon, or its stand-in."
+)
+
+
 def asking(command: Any) -> Any:
-    """The options that say which cells: the same for ``plan`` and ``ingest``."""
+    """The options that say which cells: the same for ``plan``, ``ingest`` and ``backfill``."""
     for option in (
+        click.argument("names", nargs=-1, metavar="[TICKER]..."),
         click.option(
             "--universe", "-u", help="sp500+etfs (the default), sp500, etfs; or as of a date: sp500@2015-06-30."
         ),
         click.option("--tickers", "-t", help="AAPL,BRK.B or @file, as the vendor writes them."),
         click.option("--start", type=Day(), help="First date. Default: two years back."),
         click.option("--end", type=Day(), help="Last date. Default: the last session that should be published."),
+        timeframe_option,
+        click.option(
+            "--extended-hours/--regular-hours",
+            default=None,
+            help="Stocks' intraday bars from before the open and after the close too, or not. Default: as set.",
+        ),
+        click.option(
+            "--derive/--no-derive",
+            default=False,
+            help="Make bars of several minutes of stored ones, without a call, instead of fetching them.",
+        ),
         click.option(
             "--recheck-sessions",
             type=click.IntRange(0, 250),
@@ -101,9 +129,40 @@ def asking(command: Any) -> Any:
             "--ask-again", is_flag=True, help="Ask again also for cells known to be empty, not ours, or in quarantine."
         ),
         click.option("--former-tickers", is_flag=True, help="Also what the companies were called before, if known."),
+        source_option,
+        click.option(
+            "--uncertain", is_flag=True, help="Look for discontinuities of futures too: their origin is uncertain."
+        ),
     ):
         command = option(command)
     return command
+
+
+def tickers_of(asked: Mapping[str, Any]) -> str | None:
+    """The tickers that a command names, with ``--tickers`` or without; None: none.
+
+    Raises:
+        ConfigurationError: Databento has no such bars, or not of these dates. It is said before a database is opened.
+    """
+    from closingbell import universe as universes
+
+    tickers: str | None = ",".join(asked["names"]) or None
+    if asked["tickers"] is not None:
+        tickers = ",".join([*asked["names"], asked["tickers"]])
+    if asked["source"] == "databento":
+        from closingbell import request
+        from closingbell.clock import Clock
+        from closingbell.settings import read
+        from closingbell.sources.databento.symbols import schema, symbol
+
+        names, now = universes.resolve(asked["universe"], tickers), Clock(read().closingbell_now).now()
+        of = {"timeframes": asked["timeframes"] or ("1d",), "derive": asked["derive"]}
+        wanted = request.build(names, asked["start"], asked["end"], now, **of)
+        for timeframe in wanted.timeframes:
+            schema(timeframe)
+        for ticker in names:
+            symbol(ticker)
+    return tickers
 
 
 class Day(click.ParamType[date]):
@@ -179,17 +238,8 @@ def _from_entry_point(name: str) -> Any:
 @cli.command()
 @asking
 @json_option
-def plan(
-    universe: str | None,
-    tickers: str | None,
-    start: date | None,
-    end: date | None,
-    recheck_sessions: int,
-    ask_again: bool,
-    former_tickers: bool,
-    as_json: bool,
-) -> None:
-    """Show which calls an ingest would make, and make none.
+def plan(as_json: bool, **asked: Any) -> None:
+    """Show which calls an ingest would make, and make none. The bars are daily ones unless --timeframe says.
 
     Example: closingbell plan --tickers AAPL,MSFT --start 2024-01-02
     """
@@ -197,24 +247,35 @@ def plan(
     from closingbell import universe as universes
     from closingbell.clock import Clock
     from closingbell.night import with_former, work_out
+    from closingbell.settings import DATABENTO
+    from closingbell.sources.offers import priced, reaching
 
-    names = universes.resolve(universe, tickers)
+    names = universes.resolve(asked["universe"], tickers_of(asked))
     with opened() as (settings, store):
+        source = settings.source_of(asked["source"])
         now = Clock(settings.closingbell_now).now()
-        asked = request.build(
+        wanted = request.build(
             names,
-            start,
-            end,
+            asked["start"],
+            asked["end"],
             now,
-            recheck_sessions=recheck_sessions,
-            ask_again=ask_again,
-            source=settings.source,
+            recheck_sessions=asked["recheck_sessions"],
+            ask_again=asked["ask_again"],
+            timeframes=asked["timeframes"] or ("1d",),
+            extended_hours=settings.extended_hours if asked["extended_hours"] is None else asked["extended_hours"],
+            derive=asked["derive"],
+            source=source,
+            uncertain=asked["uncertain"],
         )
-        if former_tickers:
-            asked = with_former(store, asked)
-        night = work_out(store, asked, settings.quotas, settings.market_day_rows, now)
+        vendor = settings.databento(None) if source == DATABENTO else None  # to ask what it costs
+        wanted = reaching(wanted, vendor)
+        if asked["former_tickers"]:
+            wanted = with_former(store, wanted)
+        quotas = settings.quotas_of(source)
+        night = work_out(store, wanted, quotas, settings.market_day_rows, now)
+        night = replace(night, plan=priced(night.plan, vendor))
     calls = [str(call) for call in night.plan.calls]
-    show({**night.plan.summary(), "calls": calls}, report.night_lines(night, str(settings.quotas)), as_json)
+    show({**night.plan.summary(), "calls": calls}, report.night_lines(night, str(quotas)), as_json)
 
 
 @cli.command()
@@ -319,6 +380,11 @@ def _ticker_lines(known: Mapping[str, Any]) -> Iterator[str]:
             f"  {mark['source']} {mark['timeframe']}  {mark['first_session']} to {mark['last_session']}"
             f" accounted for, {bars:,} bars"
         )
+    for found in known["events"]:
+        of = f" made of {found['from_timeframe']}" if found["from_timeframe"] != found["timeframe"] else ""
+        what = f"{found['events']:,} {found['detector']} ({found['version']})"
+        span = f"{found['first_session']} to {found['last_session']}"
+        yield f"  {what} on {found['source']} {found['timeframe']}{of}  {span}"
     for held in known["held_by"]:
         until = f"until {held['end_day']}" if held["end_day"] else "on"
         yield f"  held by     {held['name'] or held['instrument_id']} from {held['first_day']} {until}"
@@ -330,6 +396,9 @@ def _ticker_lines(known: Mapping[str, Any]) -> Iterator[str]:
         "split_revisions": ("split was", _split_was),
         "dividends": ("dividend", lambda row: f"{row['ex_date']}  {row['cash_amount']:g} {row['currency']}"),
     }
+    for row in known["rolls"]:
+        before = f"from {row['from_id']} to" if row["from_id"] else "begins with"
+        yield f"  roll        {row['session']}  {before} contract {row['instrument_id']}"
     for name, (word, line) in told.items():
         yield from (f"  {word:<10}  {line(row)}" for row in known[name])
         if more := known["counts"][name] - len(known[name]):

@@ -13,12 +13,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from closingbell.bars import Bars
+from closingbell.bars import Bars, Roll
+from closingbell.calendar import AssetClass
 from closingbell.cells import Days
 from closingbell.errors import ClosingbellError, NotYetPublishedError
+from closingbell.intraday import of_regular_hours
 from closingbell.neighbours import KnownSplit
 from closingbell.plan import Call, MarketDay
-from closingbell.quality import EXAMPLES, PROFILES, REFUSED, Asked, Verdict, check
+from closingbell.quality import EXAMPLES, REFUSED, Asked, Verdict, check, profile_of
 
 #: So long an empty market day means that it is not published; after that, that nothing was traded.
 FRESH: Final = np.timedelta64(7, "D")
@@ -37,6 +39,9 @@ class Outcome:
         error: what the vendor or the network said, where the call failed.
         rows: rows read, those of other tickers included.
         doubtful: shape (k,), bool: on which sessions an absent bar may be late rather than not exist; None: none.
+        partial: of the last session more bars are to come, with the next batch of the same answer.
+        settles: how many of the call's cells it accounts for; None: all.
+        rolls: where a continuous future changed its contract.
     """
 
     call: Call
@@ -47,6 +52,14 @@ class Outcome:
     error: str | None = None
     rows: int = 0
     doubtful: NDArray[np.bool_] | None = None
+    partial: bool = False
+    settles: int | None = None
+    rolls: tuple[Roll, ...] = ()
+
+    @property
+    def done(self) -> int:
+        """How many of the call's cells it accounts for."""
+        return self.call.count if self.settles is None else self.settles
 
     @property
     def failed(self) -> bool:
@@ -119,6 +132,8 @@ class FlushResult:
         refused: tickers whose answer the database does not take, and what it says. Their cells are gaps now or, where
             it takes not even these, not accounted for.
         examples: the first bars that broke each rule: ticker and session.
+        commits: transactions.
+        retries: transactions that were lost, with a connection or a race, and done again.
     """
 
     inserted: int = 0
@@ -130,10 +145,12 @@ class FlushResult:
     absent: list[tuple[str, date]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    commits: int = 0
+    retries: int = 0
 
     def add(self, other: FlushResult) -> None:
         """Take in what another transaction of the same flush changed."""
-        for name in ("inserted", "rewritten", "stored", "quarantined", "gaps"):
+        for name in ("inserted", "rewritten", "stored", "quarantined", "gaps", "commits", "retries"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for call, count in other.holes.items():
             self.holes[call] = self.holes.get(call, 0) + count
@@ -152,12 +169,16 @@ class Judge:
         calendar_sessions: shape (m,), datetime64[D], ascending: every session of the run's span.
         closed_by: the last session that is over.
         due_by: the last session that the vendor should have published by now.
+        extended_hours: whether a stock's intraday bars from outside of regular hours are wanted.
+        uncertain: nobody knows where the bars come from.
     """
 
-    asset_class: str
+    asset_class: AssetClass
     calendar_sessions: Days
     closed_by: np.datetime64
     due_by: np.datetime64
+    extended_hours: bool = True
+    uncertain: bool = False
     _none: Bars = field(default_factory=lambda: Bars(()))
 
     def answered(
@@ -191,8 +212,10 @@ class Judge:
             # A session that is over has bars; "there are none" can only mean "not yet".
             raise NotYetPublishedError("the market day is empty", value=call, fix="The next run asks again.")
         doubtful = np.full(len(sessions), True) if whole_market else sessions > self.due_by
+        if not self.extended_hours:
+            bars = bars.where(of_regular_hours(bars, self.asset_class))
         asked = Asked(sessions, self.closed_by, self._none if around is None else around, splits)
-        verdict = check(bars, asked, PROFILES[self.asset_class])
+        verdict = check(bars, asked, profile_of(self.asset_class, call.timeframe, uncertain=self.uncertain))
         if twin is not None:
             named = (f"{bars.tickers[0]} as {twin}",)
             verdict = Verdict(self._none, bars, ("same_series",) * len(bars), {}, {"same_series": named})

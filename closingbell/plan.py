@@ -30,6 +30,8 @@ from closingbell.quota import Rates
 
 T = TypeVar("T")
 
+Ints = NDArray[np.int64]
+
 #: Rows a second from the socket into the database: about half of what decoding and checking alone reach on two
 #: cores (python -m benchmarks decode).
 ROWS_PER_SECOND: Final = 250_000.0
@@ -39,6 +41,15 @@ MARKET_DAY_ROWS: Final = 11_000
 
 #: Base bars in one page of the range endpoint (the vendor's maximum for ``limit``).
 PAGE_ROWS: Final = 50_000
+
+#: Lines of a flat file of minutes, and how fast they are unzipped, parsed and, but for those wanted, let go (1.7 to
+#: 2.2 million a second on two busy cores). How many it has is not documented: 11,000 tickers with a trade in 150
+#: minutes each, on average.
+FLAT_FILE_LINES: Final = 1_650_000
+LINES_PER_SECOND: Final = 1_500_000.0
+
+#: Whose quota flat files use up: not the REST API's.
+FLAT_FILES: Final = "flatfiles"
 
 #: A plan of more calls has to be so many times as quick as the one of the fewest.
 PATIENCE: Final = 2.0
@@ -59,6 +70,7 @@ class TickerRange:
     sessions: tuple[date, ...]
     pages: int = 1
     rows: int = 0
+    timeframe: str = "1d"
 
     @property
     def cells(self) -> list[tuple[str, date]]:
@@ -71,7 +83,8 @@ class TickerRange:
         return len(self.sessions)
 
     def __str__(self) -> str:
-        return f"range {self.ticker} {self.sessions[0]}..{self.sessions[-1]}"
+        of = "" if self.timeframe == "1d" else f" {self.timeframe}"
+        return f"range {self.ticker}{of} {self.sessions[0]}..{self.sessions[-1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +96,7 @@ class MarketDay:
     asset_class: str = "stocks"
     pages: int = 1
     rows: int = MARKET_DAY_ROWS
+    timeframe: str = "1d"
 
     @property
     def cells(self) -> list[tuple[str, date]]:
@@ -98,6 +112,19 @@ class MarketDay:
         return f"market day {self.session}"
 
 
+@dataclass(frozen=True, slots=True)
+class FlatFile(MarketDay):
+    """A market day that comes as a file: one session, every stock's minutes, without vwap, and a quota of its own.
+
+    ``rows`` are those of the tickers wanted.
+    """
+
+    timeframe: str = "1m"
+
+    def __str__(self) -> str:
+        return f"flat file {self.timeframe} {self.session}"
+
+
 Call = TickerRange | MarketDay
 
 
@@ -109,13 +136,32 @@ class CallCost:
         interval: seconds of quota that one page uses up.
         rows_per_second: how fast rows are read.
         market_day_rows: rows that one market day brings; None where the vendor has no such call.
-        rows_per_session: base bars that one session of a range brings (1 for daily bars).
+        rows_per_session: base bars that one session of a range has at most (1 for daily bars): pages are counted in
+            them.
+        rows_per_bar: how many of those are in one bar.
+        flat_interval: seconds of their own quota that one flat file uses up; None where there are none of such bars.
     """
 
     interval: float
     rows_per_second: float = ROWS_PER_SECOND
     market_day_rows: int | None = MARKET_DAY_ROWS
     rows_per_session: int = 1
+    rows_per_bar: int = 1
+    flat_interval: float | None = None
+
+    @property
+    def page_sessions(self) -> int:
+        """How many sessions of a range fit into one page."""
+        return max(1, PAGE_ROWS // self.rows_per_session)
+
+    def brought(self, sessions: Ints) -> Ints:
+        """Rows that ranges over so many sessions bring at most."""
+        return -(-sessions * self.rows_per_session // self.rows_per_bar)
+
+    def of_files(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Seconds that flat files with so many rows of the tickers wanted take, each."""
+        interval = max(self.flat_interval or 0.0, CALL_SECONDS)
+        return interval + FLAT_FILE_LINES / LINES_PER_SECOND + rows / self.rows_per_second
 
     def of(self, pages: int, rows: int) -> float:
         """Seconds that ``pages`` pages with ``rows`` rows in all take."""
@@ -132,6 +178,7 @@ class Plan:
         seconds: the expected duration at the quota, were calls made one after the other.
         splits: calls that look at splits.
         minutes: calls for minutes to hold daily bars against.
+        usd: what the vendor will charge, in US dollars; None where it charges nothing by the call.
     """
 
     calls: tuple[Call, ...]
@@ -139,6 +186,7 @@ class Plan:
     seconds: float
     splits: int = 0
     minutes: int = 0
+    usd: float | None = None
 
     @property
     def ranges(self) -> int:
@@ -148,7 +196,12 @@ class Plan:
     @property
     def market_days(self) -> int:
         """How many market days."""
-        return sum(isinstance(call, MarketDay) for call in self.calls)
+        return sum(isinstance(call, MarketDay) for call in self.calls) - self.flat_files
+
+    @property
+    def flat_files(self) -> int:
+        """How many flat files."""
+        return sum(isinstance(call, FlatFile) for call in self.calls)
 
     @property
     def planned_calls(self) -> int:
@@ -164,62 +217,94 @@ class Plan:
         """The plan in numbers, as the report and the commands show it."""
         return {
             "planned_calls": self.planned_calls,
+            "pages": sum(call.pages for call in self.calls),
             "market_days": self.market_days,
+            "flat_files": self.flat_files,
             "ranges": self.ranges,
             "splits": self.splits,
             "minutes": self.minutes,
             "cells": self.cells,
             "rows": self.rows,
             "seconds": round(self.seconds, 3),
+            **({} if self.usd is None else {"usd": round(self.usd, 4)}),
         }
 
 
 def cheapest(
-    cells: Cells, cost: CallCost, asset_class: str = "stocks", by_name: NDArray[np.bool_] | None = None
+    cells: Cells,
+    cost: CallCost,
+    asset_class: str = "stocks",
+    by_name: NDArray[np.bool_] | None = None,
+    timeframe: str = "1d",
+    by_file: NDArray[np.bool_] | None = None,
 ) -> Plan:
     """The cheapest plan that fills ``cells``: no set of ranges and market days that covers them has fewer calls, nor
     as many and fewer rows; or, where that is more than :data:`PATIENCE` times as slow, none takes less time.
 
-    A range here is one call that spans its ticker's first to last missing session, and weighs as much whatever
-    else is planned. A cell covered by both kinds is taken from the range, so that each has one call to answer
-    for it, and a new ticker's history comes in one piece.
+    A ticker's range spans its first to last missing session, and weighs as much whatever else is planned. A cell
+    covered by both kinds is taken from the range, so that each has one call to answer for it, and a new ticker's
+    history comes in one piece. A range that does not fit into one page is cut into calls that do, one after the
+    other, so that none holds more than a page and each is committed by itself.
 
     Args:
         cells: what is missing.
         cost: of a call.
         asset_class: of all tickers in ``cells``.
         by_name: tickers that need a range whatever it costs, shape (n,), bool: market days do not carry them.
+        timeframe: of the bars.
+        by_file: cells that may come by flat file, in the grid's shape, bool; None: none. Where there are market days
+            no flat file is planned: it is one call as well, and brings no vwap.
     """
     tickers, days = np.nonzero(cells.mask.any(axis=1))[0], np.nonzero(cells.mask.any(axis=0))[0]
     mask = cells.mask[np.ix_(tickers, days)]
     if not mask.size:
         return Plan((), 0, 0.0)
-    rows = _span(mask, days) * cost.rows_per_session
-    pages = np.maximum(1, -(-rows // PAGE_ROWS))
-    if cost.market_day_rows is None:
+    span = _span(mask, days)
+    rows, pages = cost.brought(span), -(-span // cost.page_sessions)
+    files = cost.market_day_rows is None and cost.flat_interval is not None and by_file is not None
+    if by_file is not None and files:
+        forced = np.asarray((mask & ~by_file[np.ix_(tickers, days)]).any(axis=1))
+        if by_name is not None:
+            forced |= by_name[tickers]
+        open_to_files = mask & ~forced[:, None]
+        each = cost.of_files(open_to_files.sum(axis=0) * float(cost.brought(np.ones(1, np.int64))[0]))
+        by_range, by_day = _cover(open_to_files, pages, rows, cost, FLAT_FILE_LINES, each)
+        by_range |= forced
+    elif cost.market_day_rows is None:
         by_range, by_day = np.ones(len(tickers), np.bool_), np.zeros(len(days), np.bool_)
     else:
         forced = np.zeros(len(tickers), np.bool_) if by_name is None else by_name[tickers]
-        by_range, by_day = _cover(mask & ~forced[:, None], pages, rows, cost, cost.market_day_rows)
+        by_range, by_day = _cover(
+            mask & ~forced[:, None],
+            pages,
+            rows,
+            cost,
+            cost.market_day_rows,
+            np.full(len(days), cost.of(1, cost.market_day_rows)),
+        )
         by_range |= forced
     calls: list[Call] = []
-    spans: dict[bytes, tuple[date, ...]] = {}
+    pieces: dict[bytes, list[tuple[tuple[date, ...], int]]] = {}
     for j in np.nonzero(by_day)[0]:
         wanted = tickers[mask[:, j] & ~by_range]
-        session = cells.sessions[days[j]].item()
-        calls.append(
-            MarketDay(session, tuple(cells.tickers[i] for i in wanted), asset_class, 1, cost.market_day_rows or 0)
-        )
+        session, names = cells.sessions[days[j]].item(), tuple(cells.tickers[i] for i in wanted)
+        if files:
+            calls.append(FlatFile(session, names, asset_class, 1, len(names) * cost.rows_per_session, timeframe))
+        else:
+            calls.append(MarketDay(session, names, asset_class, 1, cost.market_day_rows or 0))
     for i in np.nonzero(by_range)[0]:
         asked = mask[i].tobytes()
-        if asked not in spans:  # most ranges ask for the same sessions: each has the same tuple, not dates of its own
-            spans[asked] = tuple(cells.sessions[days[mask[i]]].tolist())
-        calls.append(TickerRange(cells.tickers[tickers[i]], spans[asked], int(pages[i]), int(rows[i])))
-    seconds = sum(cost.of(call.pages, call.rows) for call in calls)
+        if asked not in pieces:  # most ranges ask for the same sessions: each has the same tuple, not dates of its own
+            pieces[asked] = _pieces(cells, days[mask[i]], cost)
+        calls += _ranges(cells.tickers[tickers[i]], pieces[asked], timeframe)
+    seconds = sum(cost.of(call.pages, call.rows) for call in calls if not isinstance(call, FlatFile))
+    seconds += float(cost.of_files(np.array([call.rows for call in calls if isinstance(call, FlatFile)])).sum())
     return Plan(tuple(calls), int(np.count_nonzero(mask)), seconds)
 
 
-def sample(cells: Cells, cost: CallCost, count: int, seed: int, asset_class: str = "stocks") -> Plan:
+def sample(
+    cells: Cells, cost: CallCost, count: int, seed: int, asset_class: str = "stocks", timeframe: str = "1d"
+) -> Plan:
     """The calls that ask for a sample of ``cells`` both ways: ``count`` tickers by range, ``count`` market days.
 
     Whichever way a cell came, it may be asked for the other way here.
@@ -230,6 +315,7 @@ def sample(cells: Cells, cost: CallCost, count: int, seed: int, asset_class: str
         count: tickers, and as many sessions where the vendor has market days.
         seed: of the choice.
         asset_class: of all tickers in ``cells``.
+        timeframe: of the bars.
     """
     chance = np.random.default_rng(seed)
     tickers, days = np.flatnonzero(cells.mask.any(axis=1)), np.flatnonzero(cells.mask.any(axis=0))
@@ -243,20 +329,38 @@ def sample(cells: Cells, cost: CallCost, count: int, seed: int, asset_class: str
         if names:
             calls.append(MarketDay(cells.sessions[j].item(), names, asset_class, 1, cost.market_day_rows or 0))
     for i in tickers:
-        asked = np.flatnonzero(cells.mask[i])
-        rows = int(asked[-1] - asked[0] + 1) * cost.rows_per_session
-        pages = max(1, -(-rows // PAGE_ROWS))
-        calls.append(TickerRange(cells.tickers[i], tuple(cells.sessions[asked].tolist()), pages, rows))
+        calls += _ranges(cells.tickers[i], _pieces(cells, np.flatnonzero(cells.mask[i]), cost), timeframe)
     seconds = sum(cost.of(call.pages, call.rows) for call in calls)
     return Plan(tuple(calls), sum(len(call.cells) for call in calls), seconds)
 
 
+def _pieces(cells: Cells, asked: NDArray[np.intp], cost: CallCost) -> list[tuple[tuple[date, ...], int]]:
+    """Sessions to be asked for, by their positions in the grid, cut into as few pages as there can be; the rows of
+    each."""
+    found = []
+    begin = 0
+    while begin < len(asked):
+        end = int(np.searchsorted(asked, asked[begin] + cost.page_sessions))
+        span = asked[end - 1 : end] - asked[begin] + 1
+        found.append((tuple(cells.sessions[asked[begin:end]].tolist()), int(cost.brought(span)[0])))
+        begin = end
+    return found
+
+
+def _ranges(ticker: str, pieces: Iterable[tuple[tuple[date, ...], int]], timeframe: str) -> list[Call]:
+    return [TickerRange(ticker, sessions, 1, rows, timeframe) for sessions, rows in pieces]
+
+
 def _cover(
-    mask: NDArray[np.bool_], pages: NDArray[np.int64], rows: NDArray[np.int64], cost: CallCost, day_rows: int
+    mask: NDArray[np.bool_],
+    pages: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    cost: CallCost,
+    day_rows: int,
+    day_seconds: NDArray[np.float64],
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The ranges and market days of the cheapest plan; ``pages`` and ``rows`` are those of each ticker's range."""
+    """The ranges and whole days of the cheapest plan; ``pages`` and ``rows`` are those of each ticker's range."""
     range_seconds = pages * cost.of(1, 0) + rows / cost.rows_per_second
-    day_seconds = np.full(mask.shape[1], cost.of(1, day_rows))
     # All rows together weigh less than one call, so that they only decide between plans of equal calls.
     share = 1 / (2.0 * (rows.sum() + day_rows * mask.shape[1]) + 1)
     fewest = minimum_cover(mask, pages + rows * share, np.full(mask.shape[1], 1 + day_rows * share))
@@ -336,10 +440,13 @@ def join(plans: Iterable[tuple[str, Plan]], rates: Rates, splits: int = 0, minut
     calls = tuple(call for _, part in parts for call in part.calls)
     pages = Counter({"stocks": splits + minutes})
     for name, part in parts:
-        pages[rates.holder(name)] += sum(call.pages for call in part.calls)
+        files = part.flat_files
+        pages[rates.holder(name)] += sum(call.pages for call in part.calls) - files
+        pages[FLAT_FILES] += files
     quotas = [(count, rates.of(name)) for name, count in pages.items() if count]
     waits = [(count - 1) // quota.calls * quota.seconds for count, quota in quotas]
     seconds = max(waits, default=0.0) + sum(call.rows for call in calls) / ROWS_PER_SECOND
+    seconds += pages[FLAT_FILES] * FLAT_FILE_LINES / LINES_PER_SECOND
     return Plan(calls, sum(part.cells for _, part in parts), seconds, splits, minutes)
 
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from closingbell import profiles
 from closingbell.bars import NO_TRADES, VALUES, Bars
 from closingbell.cells import Days
+from closingbell.intraday import is_intraday
 from closingbell.neighbours import KnownSplit
 from closingbell.restated import restated
 from closingbell.scale import Scale
@@ -163,6 +166,11 @@ def _moved(bars: Bars, asked: Asked) -> NDArray[np.float64]:
     return asked.compared(bars).factors()
 
 
+def _alone(broken: Callable[[Bars], Mask]) -> Callable[[Bars, Asked], Mask]:
+    """A rule that looks at nothing but the block."""
+    return lambda bars, _: broken(bars)
+
+
 def _restated(bars: Bars, asked: Asked) -> Mask:
     return restated(bars, asked.around)
 
@@ -176,6 +184,7 @@ RULES: Final = (
     Rule("implausible", "a price or the volume is beyond anything that was ever traded", _implausible),
     Rule("duplicate", "the same bar came more than once", _duplicate),
     Rule("non_positive_price", "a price is zero or negative", _non_positive_price),
+    Rule("out_of_bounds", "a price is beyond what this instrument can cost", _alone(profiles.out_of_bounds)),
     Rule("negative_volume", "the volume or the number of trades is negative", _negative_volume),
     Rule(
         "restated",
@@ -203,6 +212,21 @@ RULES: Final = (
         "the very same prices and volume came under several tickers: at most one of them can be right",
         _across("same_series"),
     ),
+    Rule(
+        "price_jump",
+        "it stands more than 500 points from the bars before and after it, which go on from each other",
+        _alone(profiles.price_jump),
+    ),
+    Rule(
+        "gap_beside_small_range",
+        "its range is small, and it stands more than 150 points from the bars before and after it",
+        _alone(profiles.gap_beside_small_range),
+    ),
+    Rule(
+        "flat_and_apart",
+        "its prices are all one, and it stands more than 50 points from the bars before and after it",
+        _alone(profiles.flat_and_apart),
+    ),
     Rule("vwap_outside_range", "the vwap lies outside low..high", _vwap_outside_range),
     Rule("zero_volume", "nothing was traded", _zero_volume),
     Rule(
@@ -218,20 +242,60 @@ RULES: Final = (
     ),
 )
 
+#: Rules of futures, and those of them that are for tables of uncertain origin.
+_DISCONTINUITIES: Final = ("price_jump", "gap_beside_small_range", "flat_and_apart")
+_OF_FUTURES: Final = ("out_of_bounds", *_DISCONTINUITIES)
+
+#: What a share may do and a future does not: split. Scales are judged by its bounds; two of one root are one series.
+_OF_SHARES: Final = (
+    "non_positive_price",
+    "restated",
+    "half_split",
+    "hundredfold",
+    "off_scale",
+    "same_series",
+    "unexplained_jump",
+    "split_without_jump",
+)
+
 _WARNINGS: Final = ("vwap_outside_range", "zero_volume", "unexplained_jump", "split_without_jump")
 
 Profile = Mapping[str, Action]
 
 #: vwap lies outside low..high on 6 to 17 in 100 genuine rows (it counts trades that set no high or low), and
 #: untraded rows are genuine too: both are only counted. So is a step that lasts: it may be a split announced late.
-_BASIC: Final[Profile] = {rule.name: Action.WARN if rule.name in _WARNINGS else Action.QUARANTINE for rule in RULES}
+_BASIC: Final[Profile] = {
+    **{rule.name: Action.WARN if rule.name in _WARNINGS else Action.QUARANTINE for rule in RULES},
+    **dict.fromkeys(_OF_FUTURES, Action.ACCEPT),
+}
 
 #: The profile of each asset class. A currency pair has no consolidated volume: there zero says nothing.
 PROFILES: Final[Mapping[str, Profile]] = {
     "stocks": _BASIC,
     "crypto": _BASIC,
     "fx": {**_BASIC, "zero_volume": Action.ACCEPT},
+    "futures": {**_BASIC, **dict.fromkeys(_OF_SHARES, Action.ACCEPT), "out_of_bounds": Action.QUARANTINE},
 }
+
+
+#: Rules that say of a day what cannot be, and of a minute what is rare: a price that trades at twice its level and
+#: back within minutes, one print far from the others of its minute, two cheap stocks that have the same minute.
+_OF_DAYS: Final = ("half_split", "off_scale", "same_series")
+
+
+@cache
+def profile_of(asset_class: str, timeframe: str, *, uncertain: bool = False) -> Profile:
+    """The profile for bars of a timeframe: what is no evidence within a day is counted there, and accepted.
+
+    Args:
+        asset_class: whose bars.
+        timeframe: of the bars.
+        uncertain: nobody knows where the bars come from: futures are searched for discontinuities as well.
+    """
+    profile = PROFILES[asset_class]
+    if asset_class == "futures":
+        return {**profile, **dict.fromkeys(_DISCONTINUITIES, Action.QUARANTINE)} if uncertain else profile
+    return {**profile, **dict.fromkeys(_OF_DAYS, Action.WARN)} if is_intraday(timeframe) else profile
 
 
 @dataclass(frozen=True, slots=True)

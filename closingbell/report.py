@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+from closingbell.derive import NO_MINUTES
+from closingbell.intraday import is_intraday
 from closingbell.night import Night
+from closingbell.plan import Plan
 from closingbell.quality import EXAMPLES, REFUSED, RULES
 from closingbell.request import Request
 from closingbell.store.audit import Reconciliation
 
-_EXPLAINS: Final = {rule.name: rule.explains for rule in RULES} | {REFUSED: "the database does not take it"}
+_EXPLAINS: Final = {rule.name: rule.explains for rule in RULES} | {
+    REFUSED: "the database does not take it",
+    NO_MINUTES: "the minutes that it was made of are gone",
+}
 
 #: The one call that brings no bars, in a failure's words.
 SPLITS: Final = "look at splits"
@@ -65,10 +72,15 @@ class Tally:
     seconds: dict[str, float] = field(default_factory=dict)
     absent: list[str] = field(default_factory=list)
     minutes: list[str] = field(default_factory=list)
+    valid: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    commits: int = 0
+    retries: int = 0
     examples: dict[str, list[str]] = field(default_factory=dict)
     dividends: int = 0
     names: int = 0
     spared: int = 0
+    flat: int = 0
 
     def spend(self, stage: str, seconds: float) -> None:
         """Note seconds spent in a stage."""
@@ -87,10 +99,16 @@ class Tally:
             "dividends",
             "names",
             "spared",
+            "flat",
+            "valid",
+            "commits",
+            "retries",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for rule, count in other.warned.items():
             self.warned[rule] = self.warned.get(rule, 0) + count
+        for rule, count in other.skipped.items():
+            self.skipped[rule] = self.skipped.get(rule, 0) + count
         for stage, seconds in other.seconds.items():
             self.spend(stage, seconds)
         self.absent += other.absent
@@ -126,11 +144,14 @@ def build(
     quarantined: Mapping[str, int],
     revisions: Sequence[str],
     seconds: float,
+    over_flat_files: int = 0,
+    parts: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The report of a run that got to its end, as plain JSON.
 
-    ``stored_bars`` and ``gaps`` are the state of every cell asked for, so that
-    ``expected_cells == stored_bars + sum(gaps)``; ``inserted`` and ``rewritten`` are what this run changed.
+    ``stored_cells`` and ``gaps`` are the state of every cell asked for, so that
+    ``expected_cells == stored_cells + sum(gaps)``; ``stored_bars`` are the bars of those cells, one each where all are
+    daily. ``inserted`` and ``rewritten`` are what this run changed.
     """
     request, plan = night.request, night.plan
     failed = [failure for failure in tally.failures if failure.reason in ("failed", "unentitled", "pending")]
@@ -144,17 +165,28 @@ def build(
         "spared_calls": tally.spared,
         "unchecked_calls": sum(failure.cells < failure.asked for failure in failed),
         "expected_cells": reconciliation.expected,
-        "stored_bars": reconciliation.stored,
+        "stored_cells": reconciliation.stored,
+        "stored_bars": sum(part["stored_bars"] for part in parts) if parts else reconciliation.stored,
         "inserted": tally.inserted,
         "rewritten": tally.rewritten,
+        "from_flat_files": tally.flat,
+        "over_flat_files": over_flat_files,
         "revisions": list(revisions),
         "absent": tally.absent[:_LISTED],
         "minutes_differ": tally.minutes[:_LISTED],
         "gaps": dict(reconciliation.gaps),
         "unexplained": dict(reconciliation.unexplained),
-        "mended": night.damage.counts(),
+        "mended": dict(sum((Counter(damage.counts()) for damage in night.damages.values()), Counter[str]())),
+        "parts": [dict(part) for part in parts],
         "barless": list(reconciliation.barless),
         "quarantined": dict(quarantined),
+        "loading": {
+            "received": tally.rows,
+            "valid": tally.valid,
+            "skipped": dict(tally.skipped),
+            "commits": tally.commits,
+            "retries": tally.retries,
+        },
         "warned": dict(tally.warned),
         "examples": {rule: list(examples) for rule, examples in tally.examples.items()},
         "splits": tally.splits,
@@ -228,7 +260,7 @@ def _blank(run_id: UUID, flow: str, request: Request | None) -> dict[str, Any]:
     """Every key of a report, as it is for a run that did nothing."""
     asked = {**request.as_dict(), "tickers": len(request.tickers)} if request else {}
     calls = ("planned_calls", "actual_calls", "spared_calls", "unchecked_calls")
-    counts = (*calls, "expected_cells", "stored_bars", "inserted", "rewritten")
+    counts = (*calls, "expected_cells", "stored_cells", "stored_bars", "inserted", "rewritten")
     groups = ("gaps", "unexplained", "mended", "quarantined", "warned", "examples", "failed", "unpublished", "unknown")
     return {
         "run_id": str(run_id),
@@ -238,8 +270,8 @@ def _blank(run_id: UUID, flow: str, request: Request | None) -> dict[str, Any]:
         "notes": list(request.notes) if request else [],
         "plan": {},
         **dict.fromkeys(counts, 0),
-        **{name: [] for name in ("revisions", "absent", "minutes_differ", "barless")},
-        **{name: {} for name in groups},
+        **{name: [] for name in ("revisions", "absent", "minutes_differ", "barless", "parts")},
+        **{name: {} for name in (*groups, "loading")},
         **dict.fromkeys(("splits", "dividends", "names"), 0),
         "seconds": {},
         "next_command": None,
@@ -270,20 +302,84 @@ def night_lines(night: Night, quota: str) -> list[str]:
     """What a run will do, in words: what is asked, calls by kind, cells, duration at the configured quota."""
     request, plan = night.request, night.plan
     plural = "s" if len(request.tickers) != 1 else ""
-    asked = f"{len(request.tickers):,} ticker{plural}, {request.start} to {request.end}"
+    asked = f"{len(request.tickers):,} ticker{plural}, {request.start} to {request.end}{_of_bars(request)}"
     if request.recheck_sessions:
         asked += f", the last {request.recheck_sessions} sessions again"
     told = [asked, *request.notes]
-    if night.damage:
-        told.append(f"the ledger is mended: {night.damage}")
+    for timeframe, damage in night.damages.items():
+        of = f" of {timeframe}" if timeframe != "1d" else ""
+        told.append(f"the ledger{of} is mended: {damage}")
     if not plan.planned_calls:
         return [*told, "nothing is missing: no call"]
-    kinds = [(plan.market_days, "market day"), (plan.ranges, "ticker range"), (plan.minutes, "day of minutes")]
+    kinds = [
+        (plan.market_days, "market day"),
+        (plan.flat_files, "flat file"),
+        (plan.ranges, "ticker range"),
+        (plan.minutes, "day of minutes"),
+    ]
     words = ", ".join(f"{n:,} {_plural(word, n)}" for n, word in [*kinds, (plan.splits, SPLITS)] if n)
     calls = f"{plan.planned_calls:,} call{'s' if plan.planned_calls != 1 else ''}: {words}"
     time = f"about {duration(plan.seconds)}" if plan.seconds >= 1 else "under a second"
-    cost = f"{plan.cells:,} cells in {plan.rows:,} rows, {time} at {quota}"
-    return [*told, calls, cost]
+    rows = f"{plan.rows:,} rows"
+    if any(map(is_intraday, request.timeframes)):  # and not every minute is traded in
+        pages = sum(call.pages for call in plan.calls)
+        rows = f"at most {rows} on {pages:,} page{'s' if pages != 1 else ''}"
+    cost = f"{plan.cells:,} cells in {rows}, {time} at {quota}"
+    usd = [] if plan.usd is None else [f"{plan.usd:,.2f} US dollars by {request.source}, before anything is bought"]
+    return [*told, calls, *_of_parts(night), cost, *usd]
+
+
+def _of_parts(night: Night) -> list[str]:
+    """What each timeframe and asset class has of the calls, where there are several."""
+    told = [
+        f"{part.timeframe} {name}: {each.planned_calls:,} call{'s' if each.planned_calls != 1 else ''},"
+        f" {each.cells:,} cells"
+        for part in night.parts
+        for name, each in part.plans.items()
+        if each.calls
+    ]
+    return told if len(told) > 1 else []
+
+
+def _of_bars(request: Request) -> str:
+    """Which bars are asked for, where they are not daily ones."""
+    if not any(map(is_intraday, request.timeframes)):
+        return ""
+    hours = "" if request.extended_hours else ", regular hours only"
+    return f", {' and '.join(request.timeframes)}{hours}"
+
+
+def part(source: str, timeframe: str, asset_class: str, plan: Plan, found: Reconciliation, bars: int) -> dict[str, Any]:
+    """What a run planned for the bars of one timeframe and asset class, and what there is of them now."""
+    return {
+        "source": source,
+        "timeframe": timeframe,
+        "asset_class": asset_class,
+        "planned_calls": plan.planned_calls,
+        "planned_cells": plan.cells,
+        "expected_cells": found.expected,
+        "stored_cells": found.stored,
+        "stored_bars": bars,
+        "gaps": dict(found.gaps),
+    }
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    """Such a part in words: how much of what was asked for is there."""
+    share = part["stored_cells"] / part["expected_cells"] if part["expected_cells"] else 1.0
+    gaps = "".join(f" + {n:,} {reason}" for reason, n in sorted(part["gaps"].items()))
+    sums = f"{part['expected_cells']:,} expected = {part['stored_cells']:,} stored{gaps}"
+    made = f" from {part['source']}" if ":" in part["source"] else ""
+    return f"        {part['timeframe']} {part['asset_class']}{made}: {sums}, {share:.1%}"
+
+
+def _loading(loading: Mapping[str, Any]) -> str:
+    """The closing tally: what came, what of it could be stored, in how many transactions."""
+    skipped = ", ".join(f"{count:,} {rule}" for rule, count in sorted(loading["skipped"].items()))
+    sums = f"{loading['received']:,} received, {loading['valid']:,} valid"
+    left_out = f"{sum(loading['skipped'].values()):,} skipped" + (f" ({skipped})" if skipped else "")
+    retries = f"{loading['retries']:,} {'retry' if loading['retries'] == 1 else 'retries'}"
+    return f"{sums}, {left_out}; {loading['commits']:,} {_plural('commit', loading['commits'])}, {retries}"
 
 
 def _rule(rule: str, count: int, report: Mapping[str, Any]) -> str:
@@ -304,7 +400,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     if "error" in report:
         return [f"{report['state']}: {report['error']}"]
     cells = " + ".join(
-        [f"{report['stored_bars']:,} stored", *(f"{n:,} {reason}" for reason, n in sorted(report["gaps"].items()))]
+        [f"{report['stored_cells']:,} stored", *(f"{n:,} {reason}" for reason, n in sorted(report["gaps"].items()))]
     )
     spared = f", {report['spared_calls']:,} left to another run that made them" if report["spared_calls"] else ""
     told = [
@@ -313,7 +409,15 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     ]
     if report["expected_cells"]:
         told.append(f"cells   {report['expected_cells']:,} expected = {cells}")
-        told.append(f"bars    {report['inserted']:,} inserted, {report['rewritten']:,} rewritten")
+        told += [_part(part) for part in report["parts"] if len(report["parts"]) > 1]
+        many = f"{report['stored_bars']:,} stored, " if report["stored_bars"] != report["stored_cells"] else ""
+        told.append(f"bars    {many}{report['inserted']:,} inserted, {report['rewritten']:,} rewritten")
+    if report.get("from_flat_files"):
+        told.append(f"bars    {report['from_flat_files']:,} of these cells' came by flat file, without vwap")
+    if report.get("over_flat_files"):
+        told.append(f"bars    {report['over_flat_files']:,} had come by flat file, and have their vwap now")
+    if report["plan"].get("usd") is not None or report["loading"].get("retries"):
+        told.append(f"loaded  {_loading(report['loading'])}")
     if report["asked"].get("compare"):
         differ, absent = report["rewritten"], len(report["absent"])
         told.append(f"compared  {report['plan']['cells']:,} cells: {differ:,} bars differed, {absent:,} were not there")
@@ -324,6 +428,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     ]
     if facts:
         told.append(f"facts   {', '.join(facts)} new or changed")
+    told += report.get("told", ())  # of a run that is about something else
     if report["barless"]:
         told.append(f"no bar  at all: {named(report['barless'])}")
     if report["unexplained"]:

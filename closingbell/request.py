@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from closingbell.bars import TIMEFRAMES
 from closingbell.calendar import AssetClass, by_asset_class, calendar_for
 from closingbell.cells import Cells, Gap
 from closingbell.errors import ConfigurationError
 from closingbell.identity import Tenure, former
+from closingbell.intraday import last_over
+from closingbell.resample import split, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Request:
         end: last date asked for.
         recheck_sessions: how many of the last sessions to fetch again although they are stored.
         source: the vendor.
-        timeframe: of the bars.
+        timeframes: of the bars, each once.
         skip_non_sessions: do nothing when nothing is missing and no session became due in the last day.
         gaps_only: ask only for cells inside the watermarks, and so for no history that nobody asked for.
         heal: ask as well for what is missing of these tickers before ``start``, where it was asked for once.
@@ -36,6 +39,9 @@ class Request:
         minutes: how many daily bars of a comparison to hold against their own minutes.
         seed: of the sample's choice.
         notes: what was changed in what the person asked for, and why.
+        extended_hours: store a stock's intraday bars from before the open and after the close as well.
+        derived: timeframes whose bars are made of stored minutes, without a call; each once, none of ``timeframes``.
+        uncertain: nobody knows where the bars come from: futures are searched for discontinuities as well.
     """
 
     tickers: tuple[str, ...]
@@ -43,7 +49,7 @@ class Request:
     end: date
     recheck_sessions: int = 0
     source: str = "polygon"
-    timeframe: str = "1d"
+    timeframes: tuple[str, ...] = ("1d",)
     skip_non_sessions: bool = False
     gaps_only: bool = False
     heal: bool = False
@@ -54,19 +60,31 @@ class Request:
     minutes: int = 0
     seed: int = 0
     notes: tuple[str, ...] = ()
+    extended_hours: bool = True
+    derived: tuple[str, ...] = ()
+    uncertain: bool = False
 
-    def grids(self, now: datetime, since: date | None = None) -> list[tuple[AssetClass, Cells]]:
+    @property
+    def timeframe(self) -> str:
+        """The timeframe; of several the first one."""
+        return (*self.timeframes, *self.derived)[0]
+
+    def grids(
+        self, now: datetime, since: date | None = None, timeframe: str | None = None
+    ) -> list[tuple[AssetClass, Cells]]:
         """Every cell asked for whose session is over: one grid for each asset class, as each has its own sessions.
 
         Args:
             now: the present instant.
             since: let the grids begin as early as this; cells before ``start`` are in none of them.
+            timeframe: whose cells; None: those of :attr:`timeframe`.
         """
         grids: list[tuple[AssetClass, Cells]] = []
         for name, tickers in by_asset_class(self.tickers).items():
             calendar = calendar_for(name)
             first = min(since or self.start, self.start)
-            sessions = calendar.sessions(first, min(self.end, calendar.last_closed(now)))
+            over = last_over(name, timeframe or self.timeframe, now, extended_hours=self.extended_hours)
+            sessions = calendar.sessions(first, min(self.end, over))
             mask = np.tile(sessions >= np.datetime64(self.start), (len(tickers), 1))
             for i, ticker in enumerate(tickers):
                 if limit := self.limits.get(ticker):
@@ -83,6 +101,10 @@ class Request:
             "recheck_sessions": self.recheck_sessions,
             "source": self.source,
             "timeframe": self.timeframe,
+            "timeframes": list(self.timeframes),
+            "extended_hours": self.extended_hours,
+            "derived": list(self.derived),
+            "uncertain": self.uncertain,
             "gaps_only": self.gaps_only,
             "heal": self.heal,
             "ask_again": self.ask_again,
@@ -101,7 +123,10 @@ class Request:
             date.fromisoformat(asked["start"]),
             date.fromisoformat(asked["end"]),
             source=asked["source"],
-            timeframe=asked["timeframe"],
+            timeframes=tuple(asked.get("timeframes", [asked["timeframe"]])),
+            derived=tuple(asked.get("derived", ())),
+            uncertain=bool(asked.get("uncertain", False)),
+            extended_hours=bool(asked.get("extended_hours", True)),
             gaps_only=bool(asked.get("gaps_only", False)),
             heal=bool(asked.get("heal", False)),
             limits={
@@ -111,11 +136,13 @@ class Request:
         )
 
 
-def of_gaps(gaps: Sequence[Gap], now: datetime, source: str = "polygon", timeframe: str = "1d") -> Request:
+def of_gaps(
+    gaps: Sequence[Gap], now: datetime, source: str = "polygon", timeframes: tuple[str, ...] = ("1d",)
+) -> Request:
     """The request whose missing cells are at most these gaps: their tickers, from the first session to the last."""
     sessions = [gap.session for gap in gaps] or [now.date()]
     tickers = tuple(dict.fromkeys(gap.ticker for gap in gaps))
-    return Request(tickers, min(sessions), max(sessions), 0, source, timeframe, gaps_only=True)
+    return Request(tickers, min(sessions), max(sessions), 0, source, timeframes, gaps_only=True)
 
 
 def with_former(request: Request, tenures: Sequence[Tenure]) -> Request:
@@ -149,6 +176,10 @@ def build(
     skip_non_sessions: bool = False,
     ask_again: bool = False,
     source: str = "polygon",
+    timeframes: Sequence[str] = ("1d",),
+    extended_hours: bool = True,
+    derive: bool = False,
+    uncertain: bool = False,
 ) -> Request:
     """Fill in what the person left open, and refuse what cannot be.
 
@@ -163,16 +194,25 @@ def build(
         skip_non_sessions: do nothing when nothing is missing and no session became due in the last day.
         ask_again: ask as well for cells whose answer would stand for some time yet.
         source: the vendor.
+        timeframes: of the bars, at least one.
+        extended_hours: store a stock's intraday bars from before the open and after the close as well.
+        derive: make those of them that can be made of stored minutes, instead of fetching them.
+        uncertain: nobody knows where the bars come from.
 
     Raises:
-        ConfigurationError: there is no session to fetch.
+        ConfigurationError: there is no session to fetch, or no such timeframe.
     """
-    calendars = [calendar_for(name) for name in by_asset_class(tickers)]
+    check_timeframes(timeframes)
+    fetched, derived = split(timeframes, tickers) if derive else (tuple(timeframes), ())
+    names = list(by_asset_class(tickers))
+    calendars = [calendar_for(name) for name in names]
     if not calendars:
         raise ConfigurationError("no ticker was asked for", fix="Name tickers, or a universe such as sp500+etfs.")
-    closed = max(calendar.last_closed(now) for calendar in calendars)
+    closed = max(
+        last_over(name, timeframe, now, extended_hours=extended_hours) for name in names for timeframe in timeframes
+    )
     due = max(calendar.last_due(now) for calendar in calendars)
-    notes: list[str] = []
+    notes: list[str] = [told(derived)] if derived else []
     first = start or min(calendar.default_start(now) for calendar in calendars)
     last = end or max(due, min(first, closed))
     if last > closed:
@@ -190,8 +230,24 @@ def build(
         last,
         recheck_sessions,
         source,
+        tuple(dict.fromkeys(fetched)),
         skip_non_sessions=skip_non_sessions,
         heal=start is None,
         ask_again=ask_again,
         notes=tuple(notes),
+        extended_hours=extended_hours,
+        uncertain=uncertain,
+        derived=tuple(dict.fromkeys(derived)),
     )
+
+
+def check_timeframes(timeframes: Sequence[str]) -> None:
+    """Know every timeframe that is asked for, and at least one.
+
+    Raises:
+        ConfigurationError: one is none.
+    """
+    unknown = [timeframe for timeframe in timeframes if timeframe not in TIMEFRAMES]
+    if unknown or not timeframes:
+        fix = f"Use one of {', '.join(TIMEFRAMES)}."
+        raise ConfigurationError("there is no such timeframe", value=", ".join(unknown) or "none", fix=fix)

@@ -9,13 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closingbell.bars import Bars
+from closingbell.intraday import is_intraday
+from closingbell.resample import LENGTH
 from closingbell.scale import SHARED, SHARED_BY_TWO
 
 _NAMES: Final = ("ts", "open", "high", "low", "close", "volume")
 
-#: Of each series the last bars are remembered, and one in so many sessions: memory stays small, overlaps are found.
+#: Of each series the last bars are remembered, and one in so many sessions, or in so many bars within a day: memory
+#: stays small, overlaps are found.
 _LAST: Final = 8
 _ONE_IN: Final = 16
+_ONE_BAR_IN: Final = 1021
 
 #: Spreads what differs over all bits of a product: 2^64 by the golden ratio (Knuth, TAOCP 3, 6.4).
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -36,16 +40,18 @@ class Twins:
         """Remember a ticker's bars; returns the ticker that the same bars came for before, if one did.
 
         Two bars have to be the same, or the only one that says enough and has a volume of five digits: flat,
-        untraded and small bars are often alike by chance.
+        untraded and small bars are often alike by chance. So are some of thousands of minutes: of bars within a day
+        half have to be the same.
         """
         rows = telling(bars)
-        keys = _keys(_sampled(rows))
+        keys = _keys(_sampled(rows, bars.timeframe))
         with self._lock:
             owners = self._owners(keys)
             self._remember(ticker, keys[owners < 0])
             found = [name for owner in owners[owners >= 0].tolist() if (name := self._tickers[owner]) != ticker]
         alone = len(rows) == 1 and bool(rows["volume"][0] >= SHARED_BY_TWO)
-        return found[0] if len(found) >= 2 or (found and alone) else None
+        enough = max(2, -(-len(keys) // 2)) if is_intraday(bars.timeframe) else 2
+        return found[0] if len(found) >= enough or (found and alone) else None
 
     def _owners(self, keys: Keys) -> NDArray[np.int32]:
         """Whose each key is, as a position among the tickers; -1: nobody's. Shape (n,)."""
@@ -77,8 +83,11 @@ def telling(bars: Bars) -> NDArray[np.void]:
     return chosen
 
 
-def _sampled(rows: NDArray[np.void]) -> NDArray[np.void]:
-    regular = rows["session"].astype(np.int64) % _ONE_IN == 0
+def _sampled(rows: NDArray[np.void], timeframe: str) -> NDArray[np.void]:
+    if is_intraday(timeframe):
+        regular = rows["ts"].astype(np.int64) // LENGTH[timeframe].astype("m8[us]").astype(np.int64) % _ONE_BAR_IN == 0
+    else:
+        regular = rows["session"].astype(np.int64) % _ONE_IN == 0
     regular[-_LAST:] = True
     if len(rows) <= 4 * _LAST:
         regular[:] = True

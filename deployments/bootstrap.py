@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import click
 
 from closingbell.errors import ClosingbellError, ConfigurationError
-from closingbell.quota import Quota
-from closingbell.settings import Settings, load
+from closingbell.quota import Quota, Quotas
+from closingbell.settings import DATABENTO, Settings, load
 from deployments import automations
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ def bootstrap(settings: Settings) -> list[str]:
     try:
         with get_client(sync_client=True) as client:
             said = [_pool(client)]
-            for asset_class, quota in settings.quotas.all().items():
-                said += _limit(client, limit_name(quota, asset_class, settings.polygon_key_name), quota)
+            for key, quotas in _quotas(settings).items():
+                for asset_class, quota in quotas.all().items():
+                    said += _limit(client, limit_name(quota, asset_class, key), quota)
             return [*said, _connector(client), automations.ensure(client)]
     except httpx.TransportError as error:
         raise ConfigurationError(
@@ -94,6 +95,16 @@ def step() -> dict[str, str]:
     except ClosingbellError as error:
         raise SystemExit(f"error: {error}") from None
     return {"checkout": str(CHECKOUT)}
+
+
+def _quotas(settings: Settings) -> dict[str, Quotas]:
+    """The quotas of each vendor that there is a key for, by the name of the key."""
+    from tasks.vendors import DATABENTO_KEY
+
+    found = {settings.polygon_key_name: settings.quotas}
+    if settings.databento_api_key:
+        found[DATABENTO_KEY] = settings.quotas_of(DATABENTO)
+    return found
 
 
 def _pool(client: SyncPrefectClient) -> str:

@@ -14,7 +14,20 @@ from uuid import UUID
 import click
 
 from closingbell import report
-from closingbell.cli import CANNOT_RUN, CELLS_FAILED, OK, Day, asking, json_option, plan, show
+from closingbell.bars import TIMEFRAMES
+from closingbell.cli import (
+    CANNOT_RUN,
+    CELLS_FAILED,
+    OK,
+    Day,
+    asking,
+    json_option,
+    plan,
+    show,
+    source_option,
+    tickers_of,
+    timeframe_option,
+)
 from closingbell.errors import ConfigurationError
 from closingbell.settings import Settings, load, read
 from closingbell.store.records import as_run_id
@@ -41,55 +54,78 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Only show the pla
 @dry_run_option
 @json_option
 @click.pass_context
-def ingest(
-    ctx: click.Context,
-    universe: str | None,
-    tickers: str | None,
-    start: date | None,
-    end: date | None,
-    recheck_sessions: int,
-    ask_again: bool,
-    former_tickers: bool,
-    batch_size: int | None,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def ingest(ctx: click.Context, /, batch_size: int | None, dry_run: bool, as_json: bool, **asked: Any) -> None:
     """Fetch what is missing and store it. Exits with 1 when cells failed, with 2 when it cannot run.
+
+    The bars are daily ones unless --timeframe says.
 
     Example: closingbell ingest --tickers AAPL,MSFT --start 2024-01-02 --end 2024-03-28
     """
+    asked["timeframes"] = asked["timeframes"] or ("1d",)
+    if dry_run:
+        ctx.invoke(plan, **asked, as_json=as_json)
+        return
+    _run("flows.ingest", "ingest", _parameters(asked, batch_size), as_json)
+
+
+@click.command()
+@asking
+@batch_size_option
+@dry_run_option
+@json_option
+@click.pass_context
+def backfill(ctx: click.Context, /, batch_size: int | None, dry_run: bool, as_json: bool, **asked: Any) -> None:
+    """Fetch a long history of several timeframes and asset classes as one plan, minutes unless --timeframe says.
+
+    Each call is committed by itself: a run that is stopped goes on where it was. Exits as ingest does.
+
+    Example: closingbell backfill --tickers AAPL,X:BTCUSD --timeframe 1m --timeframe 1h --start 2024-01-02
+    """
+    asked["timeframes"] = asked["timeframes"] or ("1m",)
+    if dry_run:
+        ctx.invoke(plan, **asked, as_json=as_json)
+        return
+    _run("flows.backfill", "backfill", _parameters(asked, batch_size), as_json)
+
+
+def _parameters(asked: Mapping[str, Any], batch_size: int | None) -> dict[str, Any]:
+    """The parameters of a flow for what the options of :func:`asking` say."""
     from closingbell import universe as universes
 
-    if dry_run:
-        asked = {"universe": universe, "tickers": tickers, "start": start, "end": end}
-        again = {"recheck_sessions": recheck_sessions, "ask_again": ask_again, "former_tickers": former_tickers}
-        ctx.invoke(plan, **asked, **again, as_json=as_json)
-        return
-    parameters = {
-        "tickers": list(universes.resolve(universe, tickers)) if universe or tickers is not None else None,
-        "start": start,
-        "end": end,
-        "recheck_sessions": recheck_sessions,
-        "ask_again": ask_again,
-        "former_tickers": former_tickers,
-        "batch_size": batch_size,
-    }
-    _run("flows.ingest", "ingest", parameters, as_json)
+    universe, tickers = asked["universe"], tickers_of(asked)
+    names = list(universes.resolve(universe, tickers)) if universe or tickers is not None else None
+    others = {name: value for name, value in asked.items() if name not in ("universe", "names")}
+    return {**others, "tickers": names, "timeframes": list(asked["timeframes"]), "batch_size": batch_size}
 
 
 @click.command()
 @click.argument("run_id", default="last")
+@timeframe_option
+@source_option
 @batch_size_option
 @dry_run_option
 @json_option
-def retry(run_id: str, batch_size: int | None, dry_run: bool, as_json: bool) -> None:
+def retry(
+    run_id: str,
+    timeframes: tuple[str, ...],
+    source: str | None,
+    batch_size: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Make calls for exactly the cells that failed: of the last run, of RUN_ID, or of all.
 
     Example: closingbell retry last
     """
     if run_id not in ("last", "all"):
         run_id = str(as_run_id(run_id))
-    parameters = {"run_id": run_id, "batch_size": batch_size, "dry_run": dry_run}
+    parameters = {
+        "run_id": run_id,
+        "timeframes": list(timeframes) or None,
+        "source": source,
+        "batch_size": batch_size,
+        "dry_run": dry_run,
+    }
     _run("flows.retry_failed", "retry_failed", parameters, as_json)
 
 
@@ -174,6 +210,37 @@ def facts(
         "dry_run": dry_run,
     }
     _run("flows.facts", "facts", parameters, as_json)
+
+
+@click.command("derive-events")
+@click.option("--tickers", "-t", help="Only these: AAPL,X:BTCUSD or @file. Default: every ticker with such bars.")
+@click.option("--universe", "-u", help="Those of a universe with such bars: sp500+etfs, sp500 or etfs.")
+@click.option(
+    "--timeframe", type=click.Choice(TIMEFRAMES), default="1d", show_default=True, help="That the detector looks at."
+)
+@click.option(
+    "--from-timeframe", type=click.Choice(TIMEFRAMES), help="Make them of these stored bars. Default: they are stored."
+)
+@click.option("--detector", default="triangles", show_default=True, help="What to look for.")
+@click.option("--start", type=Day(), help="First date. Default: the first one stored.")
+@click.option("--end", type=Day(), help="Last date. Default: the last one stored.")
+@click.option("--purge", is_flag=True, help="Delete the events of these dates first, and derive them again.")
+@click.option("--source", help="Whose bars: polygon, databento, or polygon:1m, made of minutes. Default: as set.")
+@click.option("--dry-run", is_flag=True, help="Only show what is to do.")
+@json_option
+def derive_events(tickers: str | None, as_json: bool, **asked: Any) -> None:
+    """Find events, such as triangles, in stored bars, and store them; no call is made.
+
+    Only what is new is derived, and what depends on bars that changed; a run that is stopped goes on where it was.
+
+    Example: closingbell derive-events --tickers X:BTCUSD --timeframe 5m --from-timeframe 1m
+    """
+    from closingbell import universe as universes
+    from closingbell.events import detector
+
+    detector(asked["detector"])
+    parameters = {"tickers": list(universes.parse_tickers(tickers)) if tickers is not None else None, **asked}
+    _run("flows.derive_events", "derive_events", parameters, as_json)
 
 
 @click.command()

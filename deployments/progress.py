@@ -44,6 +44,18 @@ class _Warnings(logging.Handler):
         self._console.print(f"{'warning':<8} {more}", markup=False, soft_wrap=True)
 
 
+class _Batches(logging.Handler):
+    """Shows each batch of bars that a run of this process commits."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line."""
+        self._console.print(record.getMessage(), markup=False, soft_wrap=True)
+
+
 class Watch:
     """Shows one run on standard error until it is stopped.
 
@@ -64,12 +76,15 @@ class Watch:
         """Show the run whose id is set meanwhile."""
         self._thread.start()
         warnings = _Warnings(self._console)
+        batches, loading = _Batches(self._console), logging.getLogger("closingbell.loading")
+        loading.addHandler(batches)
         loggers = [logging.getLogger(name) for name in ("closingbell", "prefect.task_runs")]
         for logger in loggers:
             logger.addHandler(warnings)
         try:
             yield self
         finally:
+            loading.removeHandler(batches)
             for logger in loggers:
                 logger.removeHandler(warnings)
             self._over.set()

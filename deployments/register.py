@@ -73,6 +73,8 @@ def main(local: str | None) -> None:
     from prefect.client.orchestration import get_client
 
     with contextlib.suppress(ImportError):  # loading them takes as long as a server takes to start
+        import flows.backfill
+        import flows.derive_events
         import flows.facts
         import flows.ingest
         import flows.reconcile

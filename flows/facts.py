@@ -75,7 +75,7 @@ def _look(run: night.Run, kinds: Sequence[looks.Kind]) -> State[Any]:
     told = steps.announce(lines, gate)
     if run.dry_run:
         return Completed(message=f"dry run: {'; '.join(told)}")
-    work = Work(run.run_id, asked.source, asked.timeframe, run.now, {})
+    work = Work(run.run_id, asked.source, run.now, {})
     with store.records.alive(run.run_id):
         store.records.start_run(run.run_id, run.flow, asked.as_dict(), {**numbers, "told": told}, run.now)
         tally = look_at_splits(work, (since, today), resources)

@@ -15,4 +15,10 @@ Ticker = Annotated[str, StringConstraints(pattern=TICKER_PATTERN, min_length=1, 
 #: Prefect's form checks a pattern but not ``format: date``, so the shape of a date is given as both.
 Day = Annotated[date, Field(json_schema_extra={"pattern": r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$"})]
 
+#: Of the bars; the form offers a choice.
+Timeframe = Literal["1d", "1h", "30m", "15m", "5m", "1m"]
+
+#: The vendors that a person may ask for.
+Vendor = Literal["polygon", "databento"]
+
 Universe = Literal["sp500+etfs", "sp500", "etfs"]

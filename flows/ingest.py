@@ -12,7 +12,7 @@ from closingbell import request
 from closingbell import universe as universes
 from closingbell.night import with_former
 from flows import night
-from flows.form import Day, Ticker, Universe
+from flows.form import Day, Ticker, Timeframe, Universe, Vendor
 from tasks.resources import Resources
 from tasks.threads import threads
 
@@ -24,10 +24,15 @@ def ingest(
     tickers: list[Ticker] | None = None,
     start: Day | None = None,
     end: Day | None = None,
+    timeframes: Annotated[list[Timeframe], Field(min_length=1)] = ["1d"],  # noqa: B006  (Prefect copies it)
+    extended_hours: bool | None = None,
+    derive: bool = False,
     recheck_sessions: Annotated[int, Field(ge=0, le=250)] = 0,
     skip_non_sessions: bool = False,
     ask_again: bool = False,
     former_tickers: bool = False,
+    source: Vendor | None = None,
+    uncertain: bool = False,
     batch_size: Annotated[int, Field(ge=1, le=10_000)] | None = None,
     dry_run: bool = False,
 ) -> State[Any]:
@@ -39,10 +44,15 @@ def ingest(
         tickers: These instead of the universe, as the vendor writes them (BRK.B, not BRK-B).
         start: First date. Empty: two years back, as far as the free plan's history goes.
         end: Last date. Empty: the last session that should be published by now.
+        timeframes: Of the bars: 1d, 1h, 30m, 15m, 5m, 1m; several are one plan.
+        extended_hours: Stocks' intraday bars from before the open and after the close too. Empty: the setting.
+        derive: Make coarser bars of stored 1m bars instead of fetching them; ask for 1m as well to have those fetched.
         recheck_sessions: Fetch this many of the last sessions again, because vendors correct bars for days.
         skip_non_sessions: Do nothing when nothing is missing and no session became due in the last day.
         ask_again: Ask again also for cells that the vendor said are empty or not ours, and for bars in quarantine.
         former_tickers: Also what the companies were called before, as far as that is known, for as long as they were.
+        source: Whose bars: polygon, databento. Empty: polygon, or the stand-in market where no key is set.
+        uncertain: Futures of uncertain origin: look for discontinuities too, and keep apart what is inside of them.
         batch_size: Calls in one task. Empty: the setting BATCH_SIZE.
         dry_run: Only show the plan, and make no call.
     """
@@ -57,7 +67,11 @@ def ingest(
             recheck_sessions=recheck_sessions,
             skip_non_sessions=skip_non_sessions,
             ask_again=ask_again,
-            source=resources.settings.source,
+            timeframes=timeframes,
+            extended_hours=resources.settings.extended_hours if extended_hours is None else extended_hours,
+            derive=derive,
+            source=resources.settings.source_of(source),
+            uncertain=uncertain,
         )
         if not former_tickers:
             return asked

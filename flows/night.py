@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from prefect import unmapped
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
@@ -20,9 +19,11 @@ from closingbell import identity, looks, report
 from closingbell.errors import ClosingbellError
 from closingbell.night import work_out
 from closingbell.request import Request
+from closingbell.sources.offers import priced
 from closingbell.store.records import as_run_id
 from tasks import night as steps
-from tasks.batch import Work, batched, leave_untried, retrying
+from tasks.batch import Work, fetching, lanes, leave_untried
+from tasks.derive import derive_all
 from tasks.endurance import enduring
 from tasks.facts import look_up_all
 from tasks.resources import Resources, opened
@@ -65,6 +66,7 @@ def run(
     *,
     dry_run: bool = False,
     job: Callable[[Run], State[Any]] | None = None,
+    calls: bool = True,
 ) -> State[Any]:
     """Do what is asked, and say truly how it went.
 
@@ -74,6 +76,7 @@ def run(
         batch_size: calls in one task; None: as set.
         dry_run: stop after the plan.
         job: what to do; None: bring bars up to date.
+        calls: whether any are made; else no vendor is needed.
     """
     begun, run_id = time.monotonic(), as_run_id(flow_run.id)
     request, resources = None, None
@@ -82,6 +85,7 @@ def run(
             stack.enter_context(enduring())
             resources = stack.enter_context(opened())
             request, size = ask(resources), batch_size or resources.settings.batch_size
+            request = resources.choose(request) if calls else request
             now = resources.clock.now()
             return (job or _night)(Run(run_id, flow, resources, request, size, dry_run, begun, now))
         except ClosingbellError as error:
@@ -101,30 +105,38 @@ def _night(run: Run) -> State[Any]:
     resources, request = run.resources, run.request
     settings, store, gate = resources.settings, resources.store, resources.gate
     mark = store.writer.mark()
-    night = resources.night = work_out(store, request, gate.in_force, settings.market_day_rows, run.now)
+    night = work_out(store, request, gate.in_force, settings.market_day_rows, run.now)
+    night = replace(night, plan=priced(night.plan, resources.source, settings.databento_max_usd))
+    resources.night = night
     told = steps.announce(report.night_lines(night, str(gate.in_force)), gate)
     if run.dry_run:
         return Completed(message=f"dry run: {'; '.join(told)}")
 
-    work = Work(run.run_id, request.source, request.timeframe, run.now, night.judges, mark)
+    judges = {(part.timeframe, name): judge for part in night.parts for name, judge in part.judges.items()}
+    work = Work(run.run_id, request.source, run.now, judges, mark)
     with store.records.alive(run.run_id):
         store.records.start_run(
             run.run_id, run.flow, request.as_dict(), {**night.plan.summary(), "told": told}, run.now
         )
-        if night.damage:
-            store.records.mend(run.run_id, request.source, request.timeframe, night.damage, run.now)
+        for part in night.parts:
+            if part.damage:
+                store.records.mend(run.run_id, part.source, part.timeframe, part.damage, run.now)
         store.facts.store_tenures(run.run_id, request.source, identity.shipped(), "shipped")
-        batches = batched(night.plan.calls, run.batch_size)
+        by_class = lanes(night, run.batch_size)
+        batches = [batch for of_class in by_class.values() for batch in of_class]
         try:
             splits = look_at_splits(work, night.splits, resources)
             resources.look_around(night)
-            with resources.flushing(run.run_id, request.source, request.timeframe, run.now) as flusher:
-                tally = steps.gather(retrying(settings).map(batches, work=unmapped(work)), batches, resources)
+            flushing = resources.flushing(run.run_id, request.source, run.now)
+            with flushing as flusher, fetching(work, by_class, settings) as futures:
+                tally = steps.gather(futures, batches, resources)
         except BaseException:
             leave_untried([batch for batch in batches if not batch.ended], work, resources)
             raise
         tally.add(flusher.tally)
         tally.add(splits)
-        tally.add(sweep_up(work, night.plan.calls, resources))
+        tally.add(sweep_up(work, night, resources))
         tally.add(look_up_all(looks.at_minutes(night.minutes), work, run.batch_size, resources))
+        night, made = derive_all(run.run_id, night, resources)
+        tally.add(made)
         return steps.final_state(steps.close(resources, night, work, run.flow, tally, run.begun))

@@ -11,9 +11,10 @@ from functools import wraps
 from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
 from uuid import UUID
 
-from prefect import Task, task
+from prefect import Task, task, unmapped
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 
@@ -29,20 +30,23 @@ from closingbell.errors import (
     RunEndingError,
     UnexpectedError,
 )
+from closingbell.night import Night
 from closingbell.outcome import Judge, Outcome, tickers
-from closingbell.plan import Call, MarketDay
+from closingbell.plan import Call, FlatFile, MarketDay
 from closingbell.report import Failure, Tally
 from closingbell.settings import Settings
 from closingbell.store.claims import Claim
 from closingbell.store.faults import AwayError, LockedError, RaceError
 from tasks.flush import Saving
 from tasks.resources import Resources, current
+from tasks.threads import side_by_side
 
 P = ParamSpec("P")
 T = TypeVar("T")
 C = TypeVar("C")
 
-#: After so many failures in a row, over all batches, each of them tries but one more call before it waits.
+#: After so many failures in a row, over all batches of an asset class, each of them tries but one more call before it
+#: waits.
 DEAD_LINE: Final = 25
 
 #: Seconds until a batch looks again whether another run is done with its cells; they double, up to the longest.
@@ -66,6 +70,11 @@ class Batch(Generic[C]):
     A plain class on purpose: Prefect walks through every list, tuple and dataclass in a task's parameters
     looking for futures, which for a batch of ranges is a hundred thousand dates.
 
+    Args:
+        name: the batch, in words.
+        calls: its calls, all of one timeframe and one asset class.
+        lane: that asset class.
+
     Attributes:
         todo: calls that are not begun.
         failed: calls that failed, committed as such, and are worth another try.
@@ -76,8 +85,9 @@ class Batch(Generic[C]):
         look_again: seconds to its next look, while other runs have its cells in flight.
     """
 
-    def __init__(self, number: int, of: int, calls: Sequence[C]) -> None:
-        self.name = f"{number} of {of}"
+    def __init__(self, name: str, calls: Sequence[C], lane: AssetClass = "stocks") -> None:
+        self.name = name
+        self.lane = lane
         self.todo: list[C] = list(calls)
         self.failed: list[C] = []
         self.tally = Tally(calls_done=len(calls))
@@ -102,10 +112,25 @@ class Batch(Generic[C]):
         self.todo, self.failed = self.failed + self.todo, []
 
 
-def batched(calls: Sequence[C], size: int) -> list[Batch[C]]:
-    """The calls in order, ``size`` to a batch."""
+def batched(calls: Sequence[C], size: int, lane: AssetClass = "stocks", of: str = "") -> list[Batch[C]]:
+    """The calls in order, ``size`` to a batch; ``of`` says which calls they are, where there are others."""
     parts = plan.batches(calls, size)
-    return [Batch(number, len(parts), part) for number, part in enumerate(parts, 1)]
+    return [Batch(f"{of} {number} of {len(parts)}".strip(), part, lane) for number, part in enumerate(parts, 1)]
+
+
+def lanes(night: Night, size: int) -> dict[AssetClass, list[Batch[Call]]]:
+    """The calls of a run in batches of one timeframe and asset class, by asset class.
+
+    What becomes of one class's calls, and how long its retries wait, is nothing to the others.
+    """
+    found: dict[AssetClass, list[Batch[Call]]] = {}
+    several = sum(bool(each.calls) for part in night.parts for each in part.plans.values()) > 1
+    for part in night.parts:
+        for name, each in part.plans.items():
+            batches = batched(each.calls, size, name, f"{part.timeframe} {name}" if several else "")
+            if batches:
+                found.setdefault(name, []).extend(batches)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +140,20 @@ class Work:
     Attributes:
         run_id: the run.
         source: the vendor's name.
-        timeframe: of the bars.
         now: the instant that the run takes for the present.
-        judges: the rules of each asset class in the run.
+        judges: the rules of each timeframe and asset class in the run.
         mark: the moment the run was planned at, as :meth:`closingbell.store.PostgresWriter.mark` says it.
     """
 
     run_id: UUID
     source: str
-    timeframe: str
     now: datetime
-    judges: Mapping[AssetClass, Judge] = field(repr=False)
+    judges: Mapping[tuple[str, AssetClass], Judge] = field(repr=False)
     mark: str = ""
 
     def judge(self, call: Call) -> Judge:
         """Who judges the bars of a call."""
-        return self.judges[asset_class(tickers(call)[0])]
+        return self.judges[call.timeframe, asset_class(tickers(call)[0])]
 
 
 class BatchFailedError(RetryableError):
@@ -237,15 +260,25 @@ def stopping(resources: Resources) -> Iterator[None]:
         raise RunEndingError("the run has to stop", value=error.what) from None
 
 
-def retries(settings: Settings) -> dict[str, Any]:
-    """Task options: as many retries as are set, each after twice the wait of the last, and up to half as much more."""
-    delays = [min(settings.retry_delay * 2**tries, LONGEST_DELAY) for tries in range(settings.max_retries)]
-    return {"retries": settings.max_retries, "retry_delay_seconds": delays or 0, "retry_jitter_factor": 0.5}
+def retries(settings: Settings, lane: AssetClass = "stocks") -> dict[str, Any]:
+    """Task options: as many retries as are set for an asset class, each after twice the wait of the last, and up to
+    half as much more."""
+    count = settings.retries_of(lane)
+    delays = [min(settings.retry_delay * 2**tries, LONGEST_DELAY) for tries in range(count)]
+    return {"retries": count, "retry_delay_seconds": delays or 0, "retry_jitter_factor": 0.5}
 
 
-def retrying(settings: Settings) -> Task[..., Any]:
-    """The batch task with its retries."""
-    return ingest_batch.with_options(**retries(settings))
+@contextmanager
+def fetching(
+    work: Work, lanes: Mapping[AssetClass, Sequence[Batch[Call]]], settings: Settings
+) -> Iterator[list[PrefectFuture[Tally]]]:
+    """Have the batches of each asset class fetched for the time of the block, in threads of its own."""
+    with side_by_side(len(lanes)) as runners:
+        futures: list[PrefectFuture[Tally]] = []
+        for runner, (lane, batches) in zip(runners, lanes.items(), strict=True):
+            step: Task[..., Any] = ingest_batch.with_options(**retries(settings, lane))
+            futures += runner.map(step, {"batch": batches, "work": unmapped(work)})
+        yield futures
 
 
 def _make_calls(batch: Batch[Call], work: Work, resources: Resources) -> None:
@@ -262,8 +295,8 @@ def _make_calls(batch: Batch[Call], work: Work, resources: Resources) -> None:
             _claim(batch, work, resources)
             continue
         begun, claim = time.monotonic(), batch.claimed[0]
-        skip = tried and resources.failing >= DEAD_LINE
-        saving = Saving(claim, *_fetch(cast(Call, claim.call), work, resources, batch.tally, skip=skip))
+        skip = tried and resources.failing[batch.lane] >= DEAD_LINE
+        saving = Saving(claim, *_fetch(cast(Call, claim.call), work, resources, batch, skip=skip))
         tried = True
         batch.saving.append(saving)
         del batch.claimed[0]
@@ -296,7 +329,7 @@ def _claim(batch: Batch[Call], work: Work, resources: Resources) -> None:
     busy: list[Call] = []
     for _ in range(-(-min(len(batch.todo), GLANCES) // many)):
         calls = batch.todo[:many]
-        claims = resources.store.writer.claim_all(work.run_id, work.source, work.timeframe, calls, work.mark)
+        claims = resources.store.writer.claim_all(work.run_id, work.source, calls[0].timeframe, calls, work.mark)
         busy = [call for call, claim in zip(calls, claims, strict=True) if claim.busy]
         batch.claimed = [claim for claim in claims if claim.call and not claim.busy]
         batch.todo = batch.todo[len(calls) :] + busy
@@ -313,7 +346,7 @@ def _claim(batch: Batch[Call], work: Work, resources: Resources) -> None:
 
 
 def _fetch(
-    call: Call, work: Work, resources: Resources, tally: Tally, *, skip: bool
+    call: Call, work: Work, resources: Resources, batch: Batch[Call], *, skip: bool
 ) -> tuple[Outcome, ClosingbellError | None]:
     """A call's outcome, and the error if it failed."""
     judge = work.judge(call)
@@ -321,32 +354,35 @@ def _fetch(
         what = "not tried, as so many calls before it failed"
         return judge.not_tried(call), RetryableError(what, value=call)
     try:
-        bars, rows = _bars(call, work, resources)
+        bars, rows = _bars(call, resources)
         begun = time.perf_counter()
-        context = resources.context
+        context = resources.context_of(call.timeframe)
         outcome = judge.answered(
             call, bars, rows, context.around(call, bars), context.splits_of(call), context.twin(call, bars)
         )
-        tally.spend("checks", time.perf_counter() - begun)
+        batch.tally.spend("checks", time.perf_counter() - begun)
     except (ConfigurationError, FatalError, RunEndingError, AwayError, LockedError, RaceError):
         raise
     except ClosingbellError as error:
         end_if_unreached(error, resources)
-        resources.note_answer(usable=not isinstance(error, RetryableError))
+        resources.note_answer(batch.lane, usable=not isinstance(error, RetryableError))
         return judge.failed(call, error), error
     except Exception as bug:  # noqa: BLE001  (one call's bug must not cost the others their bars)
         get_run_logger().exception("%s: a bug", call)
         unexpected = UnexpectedError("a bug in closingbell", value=f"{type(bug).__name__} at {call}", fix="Report it.")
         return judge.failed(call, unexpected), unexpected
-    resources.note_answer(usable=True)
+    resources.note_answer(batch.lane, usable=True)
     return outcome, None
 
 
-def _bars(call: Call, work: Work, resources: Resources) -> tuple[Bars, int]:
+def _bars(call: Call, resources: Resources) -> tuple[Bars, int]:
+    if isinstance(call, FlatFile):
+        page = resources.flat.day(call.session, call.timeframe, call.tickers)
+        return page.bars, page.rows
     if isinstance(call, MarketDay):
         page = resources.source.market_day(call.session, call.asset_class, call.tickers)
         return page.bars, page.rows
-    bars = resources.source.fetch_range(call.ticker, call.sessions[0], call.sessions[-1], work.timeframe)
+    bars = resources.source.fetch_range(call.ticker, call.sessions[0], call.sessions[-1], call.timeframe)
     return bars, len(bars)
 
 
@@ -356,10 +392,12 @@ def leave_untried(batches: Sequence[Batch[Call]], work: Work, resources: Resourc
     calls = [call for batch in batches for call in batch.todo] + [claim.call for claim in begun if claim.call]
     untried = len(calls) - sum(claim.call is not None for claim in begun)
     claims = [None] * untried + [claim.claim_id for claim in begun if claim.call]
-    outcomes = [work.judge(call).not_tried(call) for call in calls]
     try:
-        made = resources.uncounted_calls()
-        resources.store.writer.flush(work.run_id, work.source, work.timeframe, outcomes, made, work.now, claims)
+        for timeframe in dict.fromkeys(call.timeframe for call in calls):
+            mine = [i for i, call in enumerate(calls) if call.timeframe == timeframe]
+            outcomes = [work.judge(calls[i]).not_tried(calls[i]) for i in mine]
+            made, held = resources.uncounted_calls(), [claims[i] for i in mine]
+            resources.store.writer.flush(work.run_id, work.source, timeframe, outcomes, made, work.now, held)
     except ClosingbellError as error:
         get_run_logger().error("calls that were not tried are not noted: %s", error)
         return

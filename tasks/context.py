@@ -10,15 +10,19 @@ from typing import Final
 import numpy as np
 
 from closingbell.bars import Bars
+from closingbell.calendar import asset_class
+from closingbell.intraday import is_intraday
 from closingbell.outcome import tickers
-from closingbell.plan import Call, MarketDay
+from closingbell.plan import Call, FlatFile, MarketDay
 from closingbell.scale import SHARED_BY_TWO
 from closingbell.sources.base import Split
 from closingbell.store import Store
 from closingbell.twins import Twins, telling
 
-#: Stored bars this far before and after a block are its neighbours: about ten sessions.
+#: Stored bars this far before and after a block are its neighbours: about ten sessions; and of intraday bars, which are
+#: many, the next ones over a long weekend.
 NEAR: Final = timedelta(days=15)
+NEAR_INTRADAY: Final = timedelta(days=4)
 
 #: With more market days than this, a run's stored bars are too few and too scattered to judge by while it goes on:
 #: they are swept when all have come.
@@ -26,6 +30,11 @@ FEW: Final = 10
 
 #: So many bars of a new ticker are looked for under the others.
 _PROBES: Final = 3
+
+
+def _alone(call: Call, market_days: int) -> bool:
+    """Whether a call's bars are judged without those beside them: too many tickers, or too scattered ones."""
+    return isinstance(call, FlatFile) or (isinstance(call, MarketDay) and market_days > FEW)
 
 
 @dataclass(slots=True)
@@ -60,11 +69,12 @@ class Context:
     def around(self, call: Call, bars: Bars) -> Bars:
         """Stored bars beside and between those of a block; none where nothing can be stored yet."""
         names = [ticker for ticker in tickers(call) if ticker in self.known]
-        if not len(bars) or not names or (isinstance(call, MarketDay) and self.market_days > FEW):
+        if not len(bars) or not names or _alone(call, self.market_days):
             return Bars((), timeframe=self.timeframe)
         first: date = bars.rows["session"].min().item()
         last: date = bars.rows["session"].max().item()
-        return self.store.records.series(self.source, self.timeframe, names, first - NEAR, last + NEAR)
+        near = NEAR_INTRADAY if is_intraday(self.timeframe) else NEAR
+        return self.store.records.series(self.source, self.timeframe, names, first - near, last + near)
 
     def splits_of(self, call: Call) -> list[Split]:
         """The known splits of a call's tickers."""
@@ -72,8 +82,8 @@ class Context:
 
     def twin(self, call: Call, bars: Bars) -> str | None:
         """Another ticker that the bars of a range belong to just as well; market days are compared in themselves."""
-        if isinstance(call, MarketDay):
-            return None
+        if isinstance(call, MarketDay) or asset_class(call.ticker) == "futures":
+            return None  # NQ.v.0 and NQ.c.0 are one contract for weeks
         other = self.twins.claim(call.ticker, bars)
         if other is not None:
             # Nothing tells which of the two it belongs to: what came first in this run is taken out at its end.

@@ -53,7 +53,7 @@ def look_up(batch: Batch[Look], work: Work) -> Tally:
             look = batch.todo.pop(0)
             try:
                 _store(look, work, resources, batch.tally)
-                resources.note_answer(usable=True)
+                resources.note_answer(batch.lane, usable=True)
             except (ConfigurationError, FatalError, RunEndingError, AwayError, LockedError):
                 raise
             except ClosingbellError as error:

@@ -4,6 +4,8 @@ Nothing is held back and nothing is timed: a writer that is free takes all that 
 are always free, and each call is committed by itself, at once. Behind a fast one answers gather while the writers are
 busy, and what has gathered is their next transaction: the slower the database is beside the API, the more of them
 share its costs. The batches do not wait for each other, only for room.
+
+Where answers are cut into batches of bars, each of those is a transaction of its own, in the order of time, and told.
 """
 
 from __future__ import annotations
@@ -13,17 +15,22 @@ import copy
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from closingbell.errors import ClosingbellError, RunEndingError
 from closingbell.outcome import FlushResult, Outcome
+from closingbell.plan import FlatFile
+from closingbell.quality import REFUSED
 from closingbell.report import Failure, Tally
 from closingbell.store.claims import Claim
 from closingbell.store.faults import AwayError, LockedError, RaceError
 
 log = logging.getLogger("closingbell.flush")
+
+#: What a person who waits wants to see: each batch, as it is committed.
+loading = logging.getLogger("closingbell.loading")
 
 #: Transactions at once: while one waits for the disk or for its turn at Python, the other one's rows go in.
 WRITERS: Final = 2
@@ -40,6 +47,9 @@ _OF_ALL: Final = (AwayError, LockedError, RaceError, RunEndingError)
 #: Writes outcomes, and closes their claims, in one transaction.
 Write = Callable[[Sequence[Outcome], Sequence[int | None]], FlushResult]
 
+#: Cuts an outcome into those that are committed one by one; the claim on it is closed with the last.
+Cut = Callable[[Outcome], list[Outcome]]
+
 
 class Saving:
     """What came of a call, on its way into the database.
@@ -50,6 +60,8 @@ class Saving:
         error: why the call failed, if it did.
 
     Attributes:
+        parts: what of the outcome is not committed yet, a transaction each.
+        of: how many those were; 0: nobody has cut it yet.
         saved: whether it is committed.
         holes: how many cells of a call that failed have no bar now.
         failure: why it could not be written.
@@ -60,6 +72,8 @@ class Saving:
         self.outcome = outcome
         self.error = error
         self.rows = max(1, len(outcome.verdict.accepted) + len(outcome.verdict.quarantined))
+        self.parts = [outcome]
+        self.of = 0
         self.saved = False
         self.holes = 0
         self.failure: BaseException | None = None
@@ -72,13 +86,15 @@ class Flusher:
         write: see :data:`Write`; called from several threads.
         writers: how many.
         rows: see :data:`ROWS`.
+        cut: see :data:`Cut`; None: each outcome is committed whole, and often several at once.
 
     Attributes:
         tally: what the database says of all that was written; whole once :meth:`close` is through.
     """
 
-    def __init__(self, write: Write, *, writers: int = WRITERS, rows: int = ROWS) -> None:
+    def __init__(self, write: Write, *, writers: int = WRITERS, rows: int = ROWS, cut: Cut | None = None) -> None:
         self._write = write
+        self._cut = cut
         self._most = rows
         self._writers = writers
         self._threads: list[threading.Thread] = []
@@ -99,6 +115,9 @@ class Flusher:
         """
         with self._change:
             saving.failure = None
+            if self._cut and not saving.of:
+                saving.parts = [saving.outcome] if saving.outcome.failed else self._cut(saving.outcome)
+                saving.of = len(saving.parts)
             while self._queued and self._queued + saving.rows > self._most and not (self._over or self._closing):
                 try:
                     self._change.wait()
@@ -139,9 +158,47 @@ class Flusher:
 
     def _work(self) -> None:
         while these := self._taken():
-            self._save(these)
+            if self._cut:
+                self._load(these[0])
+            else:
+                self._save(these)
             # While this thread waits for more, what it wrote is nobody's any more.
             del these
+
+    def _load(self, saving: Saving) -> None:
+        """Commit an outcome part by part. What fails is where a later try goes on; what is committed is not redone."""
+        outcome, total = saving.outcome, len(saving.outcome.verdict.accepted)
+        if saving.of == len(saving.parts) > 1:
+            loading.info("%s: %s", outcome.call, _received(outcome))
+        while saving.parts:
+            part, begun = saving.parts[0], time.perf_counter()
+            claim = saving.claim.claim_id if len(saving.parts) == 1 else None
+            try:
+                result = self._write([part], [claim])
+            except BaseException as error:  # noqa: BLE001  (whoever waits has to learn of it, whatever it is)
+                with self._change:
+                    self._fail([saving], error)
+                    self._change.notify_all()
+                return
+            with self._change:
+                del saving.parts[0]
+                self.tally.spend("database", time.perf_counter() - begun)
+                self._add([part], result)
+                if not saving.parts:
+                    self._written = True
+                    self._done(saving, result)
+                self._change.notify_all()
+            if saving.of > 1:
+                left = sum(len(each.verdict.accepted) for each in saving.parts)
+                loading.info(
+                    "Batch %d/%d · %s/%s bars · commits %d · retries %d",
+                    saving.of - len(saving.parts),
+                    saving.of,
+                    f"{total - left:,}",
+                    f"{total:,}",
+                    self.tally.commits,
+                    self.tally.retries,
+                )
 
     def _save(self, these: Sequence[Saving]) -> None:
         begun = time.perf_counter()
@@ -171,7 +228,7 @@ class Flusher:
             self._change.notify_all()
 
     def _taken(self) -> list[Saving]:
-        """All that waits, up to a transaction's worth; empty when it is over."""
+        """All that waits, up to a transaction's worth, or one that is cut; empty when it is over."""
         with self._change:
             self._idle += 1
             while not self._queue and not self._closing:
@@ -179,17 +236,38 @@ class Flusher:
             self._idle -= 1
             these: list[Saving] = []
             rows = 0
-            while self._queue and (not these or rows + self._queue[0].rows <= self._most):
+            while self._queue and (not these or self._fits(self._queue[0], these[0], rows)):
                 these.append(self._queue.popleft())
                 rows += these[-1].rows
             self._queued -= rows
             self._change.notify_all()
             return these
 
+    def _fits(self, one: Saving, first: Saving, rows: int) -> bool:
+        """Whether it may go into a transaction with so many rows: with others of its timeframe."""
+        return (
+            not self._cut
+            and rows + one.rows <= self._most
+            and one.outcome.call.timeframe == first.outcome.call.timeframe
+        )
+
     def _note(self, these: Sequence[Saving], result: FlushResult) -> None:
+        self._add([each.outcome for each in these], result)
+        for each in these:
+            self._done(each, result)
+
+    def _add(self, outcomes: Sequence[Outcome], result: FlushResult) -> None:
+        """Count what a transaction wrote."""
+        skipped = Counter(rule for outcome in outcomes for rule in outcome.verdict.rules)
+        if refused := result.quarantined - skipped.total():
+            skipped[REFUSED] += refused
         self.tally.add(
             Tally(
-                rows=sum(each.outcome.rows for each in these),
+                rows=sum(outcome.rows for outcome in outcomes),
+                valid=result.stored,
+                skipped=dict(skipped),
+                commits=result.commits,
+                retries=result.retries,
                 inserted=result.inserted,
                 rewritten=result.rewritten,
                 gaps=result.gaps,
@@ -198,12 +276,15 @@ class Flusher:
                 absent=[f"{ticker} {session}" for ticker, session in result.absent],
             )
         )
-        for each in these:
-            outcome = each.outcome
-            self.tally.add(Tally(warned=dict(outcome.verdict.warned)))
+        for outcome in outcomes:
+            flat = len(outcome.verdict.accepted) if isinstance(outcome.call, FlatFile) else 0
+            self.tally.add(Tally(warned=dict(outcome.verdict.warned), flat=flat))
             self.tally.failures += _refused(outcome, result)
-            each.holes = result.holes.get(str(outcome.call), 0)
-            each.saved = True
+
+    @staticmethod
+    def _done(saving: Saving, result: FlushResult) -> None:
+        saving.holes = result.holes.get(str(saving.outcome.call), 0)
+        saving.saved = True
 
     def _fail(self, these: Sequence[Saving], failure: BaseException | None) -> None:
         failed = list(these)
@@ -215,6 +296,14 @@ class Flusher:
             self._queued = 0
         for each in failed:
             each.failure = copy.copy(failure) if isinstance(failure, ClosingbellError) else failure
+
+
+def _received(outcome: Outcome) -> str:
+    """What a call brought, in words."""
+    verdict = outcome.verdict
+    skipped = ", ".join(f"{count:,} {rule}" for rule, count in sorted(Counter(verdict.rules).items()))
+    valid = f"{outcome.rows:,} bars received, {len(verdict.accepted):,} valid"
+    return f"{valid}, {len(verdict.quarantined):,} skipped" + (f" ({skipped})" if skipped else "")
 
 
 def _refused(outcome: Outcome, result: FlushResult) -> list[Failure]:

@@ -32,6 +32,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from closingbell.errors import ConfigurationError
 from closingbell.quota import Quota
+from closingbell.settings import DATABENTO
 from tasks.slots import Lease
 
 log = logging.getLogger("closingbell.limiter")
@@ -68,10 +69,11 @@ def limit_name(quota: Quota, asset_class: str = "stocks", key: str = "") -> str:
     Args:
         quota: its window is part of the name, its number of calls is the limit's own.
         asset_class: whose calls it counts.
-        key: the name of the vendor's key, where several are in use.
+        key: the name of the vendor's key, where several are in use; ``databento`` for the second source.
     """
     window = {60.0: "minute", 1.0: "second", 3600.0: "hour"}.get(quota.seconds, f"{quota.seconds:g}s")
-    return "-".join(part for part in ("polygon", key, asset_class, "calls-per", window) if part)
+    vendor = "" if key == DATABENTO else "polygon"
+    return "-".join(part for part in (vendor, key, asset_class, "calls-per", window) if part)
 
 
 def variable_name(limit: str, what: str) -> str:

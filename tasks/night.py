@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +18,13 @@ from prefect.states import Completed, Failed
 
 from closingbell import report
 from closingbell.errors import ClosingbellError, ConfigurationError, RunEndingError
+from closingbell.intraday import is_intraday
 from closingbell.night import Night
+from closingbell.plan import Plan
 from closingbell.report import Tally
 from closingbell.request import Request
 from closingbell.settings import read
+from closingbell.store.audit import Reconciliation, summed
 from tasks.batch import Batch, BatchFailedError, Work
 from tasks.endurance import put_artifact
 from tasks.gates import Gates
@@ -74,20 +78,40 @@ def gather(futures: Sequence[PrefectFuture[Tally]], batches: Sequence[Batch[Any]
 
 def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tally, begun: float) -> dict[str, Any]:
     """Reconcile to the cell, build the report, and publish it."""
-    records, request = resources.store.records, night.request
+    records = resources.store.records
     calls = _calls(resources, tally)
+    whole, parts = _reconciled(resources, night)
+    quarantined = Counter[str]()
+    for part in night.parts:
+        quarantined.update(records.quarantined(work.run_id, part.source, part.timeframe, list(part.grids.values())))
     told = report.build(
         work.run_id,
         flow,
         night,
         tally,
-        records.reconcile(request.source, request.timeframe, night.grids),
+        whole,
         actual_calls=calls,
-        quarantined=records.quarantined(work.run_id, request.source, request.timeframe, night.grids),
+        quarantined=quarantined,
         revisions=records.revisions(work.run_id) if tally.rewritten else [],
+        over_flat_files=records.over_flat_files(work.run_id) if tally.rewritten else 0,
         seconds=time.monotonic() - begun,
+        parts=parts,
     )
     return _ended(resources, work, told)
+
+
+def _reconciled(resources: Resources, night: Night) -> tuple[Reconciliation, list[dict[str, Any]]]:
+    """Every cell of a run held against what is there: in all, and for each timeframe and asset class."""
+    records, found = resources.store.records, list[Reconciliation]()
+    parts: list[dict[str, Any]] = []
+    for part in night.parts:
+        for name, grid in part.grids.items():
+            one = records.reconcile(part.source, part.timeframe, [grid])
+            many = records.count_bars(part.timeframe, [grid]) if is_intraday(part.timeframe) else one.stored
+            planned = part.plans.get(name, Plan((), 0, 0.0))
+            parts.append(report.part(part.source, part.timeframe, name, planned, one, many))
+            found.append(one)
+    return summed(found), parts
 
 
 def publish_looked(
@@ -101,9 +125,9 @@ def publish_looked(
 
 def _calls(resources: Resources, tally: Tally) -> int:
     """The calls that were made; the seconds they took go into the tally."""
-    for stage, seconds in resources.source.seconds.items():
+    for stage, seconds in resources.seconds.items():
         tally.spend(stage, seconds)
-    return sum(resources.source.calls.values())
+    return resources.calls_made
 
 
 def _ended(resources: Resources, work: Work, told: dict[str, Any]) -> dict[str, Any]:
@@ -134,18 +158,20 @@ def give_up(told: dict[str, Any], resources: Resources | None) -> State[Any]:
 
 def _say_what_there_is(told: dict[str, Any], resources: Resources) -> None:
     records, night = resources.store.records, resources.night
-    told["actual_calls"] = sum(resources.source.calls.values())
+    told["actual_calls"] = resources.calls_made
     if night is None:
         return
     row = records.progress(UUID(told["run_id"]))
-    found = records.reconcile(night.request.source, night.request.timeframe, night.grids)
+    found, parts = _reconciled(resources, night)
     told |= {
         "plan": night.plan.summary(),
         "planned_calls": night.plan.planned_calls,
         "expected_cells": found.expected,
-        "stored_bars": found.stored,
+        "stored_cells": found.stored,
+        "stored_bars": sum(part["stored_bars"] for part in parts),
         "gaps": dict(found.gaps),
         "unexplained": dict(found.unexplained),
+        "parts": parts,
         "inserted": row["inserted"] if row else 0,
         "rewritten": row["rewritten"] if row else 0,
         "next_command": f"closingbell retry {told['run_id']}" if row else None,

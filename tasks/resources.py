@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -12,21 +13,30 @@ from datetime import datetime
 from uuid import UUID
 
 from prefect.logging import get_run_logger
+from pydantic import SecretStr
 
+from closingbell.calendar import AssetClass
 from closingbell.clock import Clock
 from closingbell.errors import ClosingbellError, FatalError
 from closingbell.night import Night
 from closingbell.outcome import FlushResult, Outcome
+from closingbell.parts import in_batches
+from closingbell.plan import TickerRange
+from closingbell.request import Request
 from closingbell.settings import Settings, load
 from closingbell.sources.base import Split
-from closingbell.sources.polygon import PolygonSource
+from closingbell.sources.flatfiles import FlatFiles
+from closingbell.sources.offers import Batched, reaching
 from closingbell.store import Store, open_store
 from infra import embedded, migrations
+from tasks import vendors
 from tasks.context import Context
 from tasks.flush import Flusher
 from tasks.gates import Gates
 from tasks.logs import in_run_log
+from tasks.memory import give_back
 from tasks.secrets import complete
+from tasks.vendors import Abortable, Vendor
 
 
 @dataclass(slots=True)
@@ -37,40 +47,38 @@ class Resources:
         settings: as read from the environment.
         clock: the time.
         store: the database, at the newest migration.
-        source: the vendor, every call of which passes ``gate``.
-        gate: the quotas of all asset classes.
+        vendor: the source of the run and its gates, once :meth:`choose` has opened them.
         abandoned: set when the run shall end within moments, whatever it waits for.
         night: the run, once it is worked out.
         stopped: why the run has to stop, as soon as any of its batches knows.
         halted: set with it.
         unreached: the vendor could not be reached, and has not been since.
-        failing: how many calls in a row, of whatever batch, got no answer that could be used.
+        failing: how many calls of an asset class in a row, of whatever batch, got no answer that could be used.
         pace: seconds that the last call took, waiting for the quota and for room among what is written included.
     """
 
     settings: Settings
     clock: Clock
     store: Store
-    source: PolygonSource
-    gate: Gates
+    open_vendor: Callable[[str], Vendor]
     abandoned: threading.Event = field(default_factory=threading.Event)
+    vendor: Vendor | None = None
     night: Night | None = None
-    _context: Context | None = None
+    _contexts: dict[str, Context] = field(default_factory=dict)
     _flusher: Flusher | None = None
     stopped: ClosingbellError | None = None
     halted: threading.Event = field(default_factory=threading.Event)
     unreached: bool = False
-    failing: int = 0
+    failing: Counter[str] = field(default_factory=Counter)
     pace: float = math.inf
     _counted: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
-    @property
-    def context(self) -> Context:
-        """The neighbourhood of the run's bars; before :meth:`look_around` there is none."""
-        if self._context is None:
+    def context_of(self, timeframe: str) -> Context:
+        """The neighbourhood of the run's bars of a timeframe; before :meth:`look_around` there is none."""
+        if timeframe not in self._contexts:
             raise FatalError("bars came before the run knew what to judge them by")
-        return self._context
+        return self._contexts[timeframe]
 
     @property
     def flusher(self) -> Flusher:
@@ -80,14 +88,23 @@ class Resources:
         return self._flusher
 
     @contextmanager
-    def flushing(self, run_id: UUID, source: str, timeframe: str, now: datetime) -> Iterator[Flusher]:
+    def flushing(self, run_id: UUID, source: str, now: datetime) -> Iterator[Flusher]:
         """Let answers be written for the time of the block, by a run, at an instant; all are when it ends."""
 
         def write(outcomes: Sequence[Outcome], claims: Sequence[int | None]) -> FlushResult:
-            calls = self.uncounted_calls()
+            calls, timeframe = self.uncounted_calls(), outcomes[0].call.timeframe
             return self.store.writer.flush(run_id, source, timeframe, outcomes, calls, now, claims)
 
-        self._flusher = flusher = Flusher(write)
+        def cut(outcome: Outcome) -> list[Outcome]:
+            call = outcome.call
+            if not isinstance(call, TickerRange) or not isinstance(self.source, Batched):
+                return [outcome]
+            rolls = self.source.take_rolls(call.ticker, call.sessions[0], call.sessions[-1], call.timeframe)
+            return in_batches(outcome, self.settings.databento_batch_bars, rolls)
+
+        # One writer where answers are cut, so that their batches come in the order of time.
+        flusher = Flusher(write, writers=1, cut=cut) if isinstance(self.source, Batched) else Flusher(write)
+        self._flusher = flusher
         try:
             yield flusher
         finally:
@@ -98,15 +115,62 @@ class Resources:
         request, splits = night.request, dict[str, list[Split]]()
         for split in self.store.facts.splits(request.source, request.tickers):
             splits.setdefault(split.ticker, []).append(split)
-        known = self.store.records.tickers(request.source, request.timeframe)
-        self._context = Context(
-            self.store, request.source, request.timeframe, frozenset(known), splits, night.plan.market_days
-        )
+        for part in night.parts:
+            known = self.store.records.tickers(part.source, part.timeframe)
+            days = sum(each.market_days for each in part.plans.values())
+            self._contexts[part.timeframe] = Context(
+                self.store, part.source, part.timeframe, frozenset(known), splits, days
+            )
+
+    def choose(self, request: Request) -> Request:
+        """Open the vendor that a request is for.
+
+        Returns:
+            The request, as far as that vendor reaches by now.
+
+        Raises:
+            ConfigurationError: a setting is not fit for that vendor, or it has no such bars.
+        """
+        self.vendor = self.open_vendor(request.source)
+        return reaching(request, self.vendor.source)
+
+    @property
+    def source(self) -> Abortable:
+        """The vendor, every call of which passes :attr:`gate`."""
+        return self._chosen.source
+
+    @property
+    def flat(self) -> FlatFiles:
+        """The same vendor's flat files, which a plan has only where there are keys for them."""
+        if self._chosen.flat is None:
+            raise FatalError("a run planned flat files without their keys")
+        return self._chosen.flat
+
+    @property
+    def gate(self) -> Gates:
+        """The quotas of all asset classes."""
+        return self._chosen.gate
+
+    @property
+    def _chosen(self) -> Vendor:
+        if self.vendor is None:
+            raise FatalError("a run began without a vendor")
+        return self.vendor
+
+    @property
+    def calls_made(self) -> int:
+        """HTTP attempts so far that a quota counts."""
+        return self.vendor.calls if self.vendor else 0
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds so far by stage, summed over threads."""
+        return self._chosen.seconds
 
     def uncounted_calls(self) -> int:
         """HTTP attempts since this was last asked, so that each is added to the run's counter once."""
         with self._counting:
-            made = sum(self.source.calls.values())
+            made = self.calls_made
             new, self._counted = made - self._counted, made
         return new
 
@@ -120,17 +184,17 @@ class Resources:
         """Stop within moments: calls on their way are cut off, and whoever waits for the quota is sent home."""
         self.stop(error)
         self.abandoned.set()
-        self.gate.stop()
-        self.source.abort()
+        if self.vendor:
+            self.vendor.abort()
 
     def wait(self, seconds: float) -> None:
         """Wait for so long, or until the run has to stop."""
         self.halted.wait(seconds)
 
-    def note_answer(self, *, usable: bool) -> None:
-        """Count calls that fail in a row, over all batches."""
+    def note_answer(self, lane: AssetClass, *, usable: bool) -> None:
+        """Count an asset class's calls that fail in a row, over all batches."""
         with self._counting:
-            self.failing = 0 if usable else self.failing + 1
+            self.failing[lane] = 0 if usable else self.failing[lane] + 1
             self.unreached = self.unreached and not usable
 
 
@@ -152,15 +216,16 @@ def opened(settings: Settings | None = None) -> Iterator[Resources]:
     Raises:
         ConfigurationError: a setting, the database or the quota's limit is not fit for a run.
     """
+    give_back()
     settings = settings or load(complete)
     for warning in settings.warnings:
         get_run_logger().warning(warning)
     with ExitStack() as stack:
         stack.enter_context(in_run_log())
-        provided = stack.enter_context(embedded.provide(settings))
+        url = settings.database_url or SecretStr(stack.enter_context(embedded.database(settings, [])))
         abandoned = threading.Event()
         store = open_store(
-            provided.database_url.get_secret_value(),
+            url.get_secret_value(),
             connections=settings.fetch_threads,
             retries=settings.max_retries,
             patience=settings.database_patience,
@@ -169,26 +234,11 @@ def opened(settings: Settings | None = None) -> Iterator[Resources]:
         )
         stack.callback(store.close)
         migrations.upgrade(store.engine)
-        books = settings.closingbell_home / "leases"
-        gate = stack.enter_context(
-            Gates(
-                settings.quotas,
-                key=settings.polygon_key_name,
-                call_timeout=settings.polygon_call_timeout,
-                books=books,
-            )
-        )
-        source = PolygonSource(
-            provided.polygon_api_key.get_secret_value(),
-            provided.polygon_base_url,
-            gate,
-            connect_timeout=settings.polygon_connect_timeout,
-            read_timeout=settings.polygon_read_timeout,
-            call_timeout=settings.polygon_call_timeout,
-            pool_size=settings.fetch_threads,
-        )
-        stack.callback(source.close)
-        resources = Resources(settings, Clock(settings.closingbell_now), store, source, gate, abandoned)
+
+        def open_vendor(name: str) -> Vendor:
+            return stack.enter_context(vendors.opened(name, settings))
+
+        resources = Resources(settings, Clock(settings.closingbell_now), store, open_vendor, abandoned)
         token = _current.set(resources)
         stack.callback(_current.reset, token)
         yield resources

@@ -11,6 +11,7 @@ import numpy as np
 
 from closingbell.bars import Bars
 from closingbell.calendar import asset_class
+from closingbell.night import Night
 from closingbell.outcome import tickers
 from closingbell.plan import MarketDay, batches
 from closingbell.quality import EXAMPLES, PROFILES
@@ -28,23 +29,27 @@ _TOGETHER: Final = 250
 _EARLIER: Final = timedelta(days=7)
 
 
-def sweep_up(work: Work, calls: Sequence[object], resources: Resources) -> Tally:
+def sweep_up(work: Work, night: Night, resources: Resources) -> Tally:
     """Take out the bars that prove to be on another scale, or another ticker's, now that their neighbours are there.
 
     The bars of a market day are judged by what was stored before them; which of two bars is the odd one is often
     only seen from the bars after them.
     """
-    begun, context = time.perf_counter(), resources.context
+    begun, records = time.perf_counter(), resources.store.records
     tally = Tally()
-    copied = resources.store.records.copied(work.run_id, work.source, work.timeframe, sorted(context.copied))
-    _take_out(copied, ("same_series",) * len(copied), work, resources, tally)
-    days = [call for call in calls if isinstance(call, MarketDay)]
+    for part in night.parts:
+        if part.judges:
+            names = sorted(resources.context_of(part.timeframe).copied)
+            copied = records.copied(work.run_id, work.source, part.timeframe, names)
+            _take_out(copied, ("same_series",) * len(copied), work, resources, tally)
+    days = [call for call in night.plan.calls if isinstance(call, MarketDay) and call.timeframe == "1d"]
     if days:
+        splits = resources.context_of("1d").splits
         first, last = min(call.session for call in days), max(call.session for call in days)
-        names = list(dict.fromkeys(ticker for call in days for ticker in tickers(call)))
-        for together in batches(names, _TOGETHER):
-            bars = resources.store.records.series(work.source, work.timeframe, together, first - NEAR, last + NEAR)
-            found, rules = _odd(bars, context.splits, first - _EARLIER, last)
+        whose = list(dict.fromkeys(ticker for call in days for ticker in tickers(call)))
+        for together in batches(whose, _TOGETHER):
+            bars = records.series(work.source, "1d", together, first - NEAR, last + NEAR)
+            found, rules = _odd(bars, splits, first - _EARLIER, last)
             _take_out(found, rules, work, resources, tally)
     tally.spend("checks", time.perf_counter() - begun)
     return tally
@@ -64,7 +69,7 @@ def _odd(bars: Bars, splits: Mapping[str, Sequence[Split]], first: date, last: d
 
 def _take_out(bars: Bars, rules: Sequence[str], work: Work, resources: Resources, tally: Tally) -> None:
     writer = resources.store.writer
-    gone = writer.take_out(work.run_id, work.source, work.timeframe, bars, rules, work.now)
+    gone = writer.take_out(work.run_id, work.source, bars.timeframe, bars, rules, work.now)
     tally.quarantined += len(gone)
     for ticker, session, rule in gone:
         examples = tally.examples.setdefault(rule, [])

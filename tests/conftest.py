@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import time
 from typing import TYPE_CHECKING
 
+import certifi
 import pytest
 import sqlalchemy as sa
 
@@ -33,12 +39,61 @@ _KINDS = {"postgresql": "postgres_only", "oracle": "oracle_only"}
 #: Fixtures that lead to a PostgreSQL server.
 _POSTGRES = {"postgres", "front", "unpooled", "_template"}
 
-#: The files that take longest, in this order, before all others: the processes then end at about the same time.
+#: A file system in memory, and how many bytes it has to have free; three processes of tests use about a fifth.
+_MEMORY, _AMPLE = Path("/dev/shm"), 6 * 2**30  # noqa: S108  (a folder of our own below it)
+_SCRATCH = "closingbell-tests-"
+
+#: The files that take longest, in this order, before all others: the processes then end at about the same time. It
+#: holds with ``--no-loadscope-reorder`` only; without, pytest-xdist sorts files by their number of tests.
 _LONGEST = (
-    *("test_stack", "test_kills", "test_limiter_life", "test_healing", "test_splits", "test_scale", "test_canary"),
-    *("test_two_databases", "test_overlap", "test_two_runs", "test_kills_everywhere", "test_views"),
-    *("test_outage", "test_oracle_outage", "test_real_bars", "test_flush"),
+    *("test_stack", "test_views", "test_limiter_life", "test_healing", "test_scale", "test_failures"),
+    *("test_two_databases", "test_kills", "test_flush", "test_facts", "test_oracle_outage", "test_calls"),
+    *("test_oracle", "test_pauses", "test_limiter_limit", "test_reconcile", "test_recount", "test_splits"),
+    *("test_canary", "test_cancel", "test_limiter_quota", "test_vendor_faults", "test_polygon_faults"),
+    *("test_flat_files", "test_intraday", "test_derive", "test_derive_events", "test_soak", "test_claims"),
+    *("test_outage", "test_two_runs", "test_overlap", "test_blocks", "test_oracle_poison", "test_real_bars"),
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where memory is ample, write to no disk: most of the time of all tests would go into databases' files."""
+    if hasattr(config, "workerinput") or os.environ.get("TMPDIR") or not _memory_is_ample():
+        return  # a worker has it from who started it
+    for left in _MEMORY.glob(f"{_SCRATCH}*"):
+        with suppress(OSError):
+            if left.stat().st_mtime < time() - 60:
+                _free(left, _hold(left))
+    scratch = tempfile.mkdtemp(prefix=_SCRATCH, dir=_MEMORY)
+    config.add_cleanup(partial(_free, scratch, _hold(scratch)))
+    Path(scratch).chmod(0o711)  # as root, PostgreSQL runs as another user
+    os.environ["TMPDIR"] = tempfile.tempdir = scratch
+
+
+def _hold(folder: Path | str) -> int:
+    """Lock it for as long as this process lives; OSError while another holds it."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        flock(held, LOCK_EX | LOCK_NB)
+    except OSError:
+        os.close(held)
+        raise
+    return held
+
+
+def _free(folder: Path | str, held: int) -> None:
+    """Remove a folder that is held: this session's at its end, or what a killed one has left."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(held)
+
+
+def _memory_is_ample() -> bool:
+    """Whether there is a file system in memory, and room in both."""
+    try:
+        room = shutil.disk_usage(_MEMORY).free
+        told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return min(room, int(told["MemAvailable"].split()[0]) * 1024) > _AMPLE
+    except (OSError, KeyError):
+        return False
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
@@ -251,7 +306,7 @@ def prefect_server(postgres: sa.URL, tmp_path_factory: pytest.TempPathFactory) -
     try:
         server.start()
         server.wait_ready()
-        with prefect_environment(client_environment(home, server.api_url)):
+        with prefect_environment(client_environment(home, server.api_url) | _spared(home)):
             refresh_global_settings_context()  # what threads see that have no settings of their own
             yield server
             # What is still on its way to the server would be tried again and again once it is gone.
@@ -260,6 +315,13 @@ def prefect_server(postgres: sa.URL, tmp_path_factory: pytest.TempPathFactory) -
     finally:
         server.stop()
     refresh_global_settings_context()
+
+
+def _spared(home: Path) -> dict[str, str]:
+    """What each client of a server without TLS need not do: read all authorities there are, and ask for a token."""
+    end = "-----END CERTIFICATE-----\n"
+    (home / "one.pem").write_text(certifi.contents().partition(end)[0] + end)
+    return {"PREFECT_API_SSL_CERT_FILE": str(home / "one.pem"), "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false"}
 
 
 @pytest.fixture

@@ -30,11 +30,12 @@ def asked_for(
         return
     query = sa.select(run.c.asked, run.c.as_of).where(
         run.c.source == source,
-        run.c.timeframe == timeframe,
-        run.c.flow == "ingest",
+        run.c.flow.in_(("ingest", "backfill")),
         run.c.state.in_(("Completed", "PartiallyCompleted")),
     )
     for asked, as_of in connection.execute(query.execution_options(yield_per=_AT_ONCE)):
+        if timeframe not in asked.get("timeframes", [asked.get("timeframe", timeframe)]):
+            continue
         names = frozenset(asked.get("tickers") or ())
         for ticker in names - known if wanted is None else names & wanted:
             if span := _span(ticker, asked, as_of):

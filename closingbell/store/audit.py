@@ -14,16 +14,21 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from closingbell.calendar import by_asset_class, calendar_for
-from closingbell.cells import Cells, Ledger, Watermark, accounted, mask_of
+from closingbell.calendar import asset_class, by_asset_class, calendar_for
+from closingbell.cells import PARTIAL, Cells, Ledger, Watermark, accounted, mask_of
 from closingbell.healing import Cell, Damage
-from closingbell.store.columns import around
+from closingbell.intraday import is_intraday, reach
+from closingbell.store.columns import around, instants
 from closingbell.store.database import Values, database_of
 from closingbell.store.marks import has_bar
+from closingbell.store.origin import origins
 from closingbell.store.schema import bar, gap
 
 #: Days from a session within which its bars open: the key of ``bar`` has ``ts`` and no session.
 _NEAR: Final[sa.ColumnElement[Any]] = sa.literal_column("7")
+
+#: Of a gap: some of its bars are stored, and the others to come. It contradicts none of them.
+_BEGUN: Final = gap.c.last_error.startswith(PARTIAL)
 
 _ONE, _NONE = (sa.literal_column(digit, sa.Integer) for digit in "10")
 
@@ -63,6 +68,22 @@ class Reconciliation:
         return " + ".join(parts) + (f", {wrong:,} unexplained" if wrong else "")
 
 
+def summed(parts: Iterable[Reconciliation]) -> Reconciliation:
+    """One of several, of cells that are not the same."""
+    found = list(parts)
+    gaps: Counter[str] = Counter()
+    for part in found:
+        gaps.update(part.gaps)
+    damage = Damage(
+        tuple(cell for part in found for cell in part.damage.lost),
+        tuple(cell for part in found for cell in part.damage.contradicted),
+    )
+    barless = tuple(dict.fromkeys(ticker for part in found for ticker in part.barless))
+    return Reconciliation(
+        sum(part.expected for part in found), sum(part.stored for part in found), dict(gaps), damage, barless
+    )
+
+
 def examine(connection: sa.Connection, source: str, timeframe: str, grids: Sequence[Cells]) -> Reconciliation:
     """Hold cells against bars and gaps.
 
@@ -82,7 +103,7 @@ def examine(connection: sa.Connection, source: str, timeframe: str, grids: Seque
         if not cells.count:
             continue
         wanted = cells.mask.sum(axis=1)
-        bars = _bars(connection, timeframe, cells)
+        bars = (_within_days if is_intraday(timeframe) else _bars)(connection, timeframe, cells)
         gaps = _gaps(connection, source, timeframe, cells)
         both, own = _both(connection, source, timeframe, cells)
         bars -= both  # what this vendor answered stands beside another one's bar
@@ -167,10 +188,69 @@ def _bars(connection: sa.Connection, timeframe: str, cells: Cells) -> NDArray[np
     # are looked up in a hash; as a condition they would be gone through for each of a million bars.
     session = sa.case((bar.c.session.in_(sa.select(known.c.session)), bar.c.session))
     there = sa.select(span.c.ticker, session.label("session")).join_from(span, bar, of_span).subquery("there")
-    # A day of daily bars is one row; a session of others has many.
-    count = sa.func.count(there.c.session if timeframe == "1d" else sa.distinct(there.c.session))
-    query = sa.select(there.c.ticker, count).group_by(there.c.ticker)
+    query = sa.select(there.c.ticker, sa.func.count(there.c.session)).group_by(there.c.ticker)
     return _counts(cells, connection.execute(query).tuples().all())
+
+
+def count_bars(connection: sa.Connection, timeframe: str, grids: Sequence[Cells]) -> int:
+    """How many bars of any vendor there are of each ticker from the first to the last session asked."""
+    found = 0
+    for cells in map(_asked, grids):
+        if not cells.count:
+            continue
+        begins, ends = reach(asset_class(cells.tickers[0]), cells.sessions)
+        first = cells.mask.argmax(axis=1)
+        last = cells.mask.shape[1] - 1 - cells.mask[:, ::-1].argmax(axis=1)
+        columns: dict[str, Values] = {
+            "ticker": (bar.c.ticker.type, cells.tickers),
+            "first_session": (sa.Date, cells.sessions[first].tolist()),
+            "last_session": (sa.Date, cells.sessions[last].tolist()),
+            "begins": (bar.c.ts.type, instants(begins[first])),
+            "ends": (bar.c.ts.type, instants(ends[last])),
+        }
+        span = database_of(connection).rows(connection, "span", columns)
+        of_span = sa.and_(
+            bar.c.ticker == span.c.ticker,
+            bar.c.timeframe == timeframe,
+            bar.c.ts >= span.c.begins,
+            bar.c.ts < span.c.ends,
+            bar.c.session.between(span.c.first_session, span.c.last_session),
+        )
+        query = sa.select(sa.func.count()).select_from(span.join(bar, of_span))
+        found += int(connection.execute(query).scalar_one())
+    return found
+
+
+def _within_days(connection: sa.Connection, timeframe: str, cells: Cells) -> NDArray[np.int64]:
+    """The same where a session has many bars: each cell is looked up by itself, up to its first bar."""
+    span = _spans(connection, cells)
+    begins, ends = reach(asset_class(cells.tickers[0]), cells.sessions)
+    days: dict[str, Values] = {
+        "session": (sa.Date, cells.sessions.tolist()),
+        "begins": (bar.c.ts.type, instants(begins)),
+        "ends": (bar.c.ts.type, instants(ends)),
+    }
+    known = database_of(connection).rows(connection, "known", days)
+    some = sa.exists(
+        sa.select(_ONE)
+        .select_from(bar)
+        .where(
+            bar.c.ticker == span.c.ticker,
+            bar.c.timeframe == timeframe,
+            bar.c.session == known.c.session,
+            bar.c.ts >= known.c.begins,
+            bar.c.ts < known.c.ends,
+        )
+        .correlate(span, known)
+    )
+    # In the list of columns it is a look-up for each cell; as a condition it might be a join with all bars.
+    cell = (
+        sa.select(span.c.ticker, sa.case((some, _ONE), else_=_NONE).label("there"))
+        .join_from(span, known, known.c.session.between(span.c.first_session, span.c.last_session))
+        .subquery("cell")
+    )
+    query = sa.select(cell.c.ticker, sa.func.sum(cell.c.there)).group_by(cell.c.ticker)
+    return _counts(cells, [(ticker, int(count)) for ticker, count in connection.execute(query)])
 
 
 def _gaps(connection: sa.Connection, source: str, timeframe: str, cells: Cells) -> dict[str, NDArray[np.int64]]:
@@ -195,7 +275,7 @@ def _both(
     span = _spans(connection, cells)
     own = has_bar(timeframe, gap, gap.c.source)
     both = (
-        sa.select(gap.c.ticker, sa.case((own, _ONE), else_=_NONE).label("own"))
+        sa.select(gap.c.ticker, sa.case((_BEGUN, _NONE), (own, _ONE), else_=_NONE).label("own"))
         .join_from(span, gap, _gaps_of(source, timeframe, span))
         .where(has_bar(timeframe, gap))
         .subquery("both_there")
@@ -212,7 +292,7 @@ def _looked_at(connection: sa.Connection, source: str, timeframe: str, cells: Ce
     lo, hi = around(first, last)
     database = database_of(connection)
     stored = connection.execute(
-        sa.select(bar.c.ticker, bar.c.session, sa.case((bar.c.source == source, _ONE), else_=_NONE))
+        sa.select(bar.c.ticker, bar.c.session, sa.case((bar.c.source.in_(origins(source)), _ONE), else_=_NONE))
         .where(
             bar.c.timeframe == timeframe,
             database.among(connection, bar.c.ticker, cells.tickers),
@@ -223,7 +303,7 @@ def _looked_at(connection: sa.Connection, source: str, timeframe: str, cells: Ce
     with_any = mask_of(cells, [(ticker, session) for ticker, session, _ in stored])
     with_own = mask_of(cells, [(ticker, session) for ticker, session, own in stored if own])
     rows = connection.execute(
-        sa.select(gap.c.ticker, gap.c.session, gap.c.reason).where(
+        sa.select(gap.c.ticker, gap.c.session, gap.c.reason, sa.case((_BEGUN, _ONE), else_=_NONE)).where(
             gap.c.source == source,
             gap.c.timeframe == timeframe,
             database.among(connection, gap.c.ticker, cells.tickers),
@@ -231,8 +311,10 @@ def _looked_at(connection: sa.Connection, source: str, timeframe: str, cells: Ce
         )
     ).all()
     by_reason: dict[str, list[Cell]] = {}
-    for ticker, session, reason in rows:
+    for ticker, session, reason, _ in rows:
         by_reason.setdefault(reason, []).append((ticker, session))
+    begun = mask_of(cells, [(ticker, session) for ticker, session, _, some in rows if some])
+    with_any, with_own = with_any & ~begun, with_own & ~begun
     masks = {reason: mask_of(cells, of_reason) & cells.mask for reason, of_reason in by_reason.items()}
     has_gap = np.logical_or.reduce([np.zeros_like(cells.mask), *masks.values()])
     lost = _cells(cells, cells.mask & ~with_any & ~has_gap)

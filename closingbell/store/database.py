@@ -44,11 +44,18 @@ class Series:
         source: the vendor.
         timeframe: of the bars.
         run_id: the run that writes them.
+        origin: what ``bar.source`` is to say, where that is not the vendor's name alone (:mod:`.origin`).
     """
 
     source: str
     timeframe: str
     run_id: UUID
+    origin: str = ""
+
+    @property
+    def written(self) -> str:
+        """What ``bar.source`` says of these bars."""
+        return self.origin or self.source
 
 
 class Database(ABC):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closingbell.bars import Bars
-from closingbell.cells import ABSENT, RETRYABLE, Days, Gap, Watermark
+from closingbell.cells import ABSENT, PARTIAL, RETRYABLE, Days, Gap, Watermark
 from closingbell.healing import AGAIN, is_due
 from closingbell.outcome import Outcome
 from closingbell.plan import MarketDay
@@ -101,16 +101,21 @@ class Settlement:
         places = _positions(accepted, row, sessions)
         got = np.zeros(had_bar.shape, np.bool_)
         got[places] = True
+        if outcome.partial:
+            got[:, -1] = False
         kept_apart = np.zeros(had_bar.shape, np.bool_)
         kept_apart[_positions(outcome.verdict.quarantined, row, sessions)] = True
         closed = got[gaps]
         for i, day in zip(gaps[0][closed].tolist(), sessions[gaps[1][closed]].tolist(), strict=True):
             del self.gaps[tickers[i], day]
             self._open_of[tickers[i]].discard(day)
-        self._explain(outcome, np.nonzero(~got & ~had_bar), kept_apart)
+        without, gone = ~got & ~had_bar, had_bar & ~got & ~kept_apart
+        if outcome.partial:
+            self._begin([ticker for ticker, open_ in zip(tickers, without[:, -1], strict=True) if open_], sessions[-1])
+            without[:, -1] = gone[:, -1] = False
+        self._explain(outcome, np.nonzero(without), kept_apart)
         if not outcome.failed and outcome.reason == "empty":
-            gone = np.nonzero(had_bar & ~got & ~kept_apart)
-            self.absent += [(tickers[i], sessions[j].item()) for i, j in zip(*gone, strict=True)]
+            self.absent += [(tickers[i], sessions[j].item()) for i, j in zip(*np.nonzero(gone), strict=True)]
         self._extend(tickers, sessions)
         return np.asarray(~had_bar[places])
 
@@ -161,7 +166,18 @@ class Settlement:
         else:
             self._open(ticker, session, "empty", error)
 
+    def _begin(self, tickers: Iterable[str], session: np.datetime64) -> None:
+        """Say of cells that they have some of their bars, and are to be asked for again all the same."""
+        day: date = session.astype(object)
+        for ticker in tickers:
+            old = self.gaps.get((ticker, day))
+            self._put(Gap(ticker, day, "pending", old.attempts if old else 0, PARTIAL, self.at))
+
     def _put(self, gap: Gap) -> None:
+        old = self.gaps.get((gap.ticker, gap.session))
+        if old and is_partial(old.last_error) and not is_partial(gap.last_error):
+            # Whatever came of asking again, what is stored of it is still not all.
+            gap = replace(gap, last_error=_text(f"{PARTIAL}; {gap.last_error}" if gap.last_error else PARTIAL))
         self.gaps[gap.ticker, gap.session] = gap
         self._open_of.setdefault(gap.ticker, set()).add(gap.session)
 
@@ -216,6 +232,11 @@ class Settlement:
             if not np.array_equal(days, sessions[1:-1]):  # what is between the first and the last one asked
                 pending += days[~_are_in(days, sessions)].tolist()
         return new, pending
+
+
+def is_partial(last_error: str | None) -> bool:
+    """Whether the ledger says that a cell has some of its bars, not all."""
+    return (last_error or "").startswith(PARTIAL)
 
 
 def _text(error: str | None) -> str | None:

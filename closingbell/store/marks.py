@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from closingbell.cells import Watermark
 from closingbell.store.database import Series, Values, database_of
 from closingbell.store.merge import Merge
+from closingbell.store.origin import of_vendor
 from closingbell.store.schema import bar, run, watermark
 
 
@@ -129,7 +130,7 @@ def has_bar(timeframe: str, cell: sa.FromClause, source: sa.ColumnElement[str] |
 
     The key of ``bar`` has ``ts`` and no session, but every bar opens within days of its own.
     """
-    near: sa.ColumnElement[Any] = sa.literal_column("7")
+    near: sa.ColumnElement[Any] = sa.literal_column("7" if timeframe == "1d" else "3")
     of = bar.alias("of_cell")
     where = [
         of.c.ticker == cell.c.ticker,
@@ -138,5 +139,5 @@ def has_bar(timeframe: str, cell: sa.FromClause, source: sa.ColumnElement[str] |
         of.c.ts.between(cell.c.session - near, cell.c.session + near),
     ]
     if source is not None:
-        where.append(of.c.source == source)
+        where.append(of_vendor(of.c.source, source))
     return sa.exists(sa.select(sa.literal_column("1")).select_from(of).where(*where))

@@ -14,6 +14,7 @@ from closingbell.healing import Cell, Damage
 from closingbell.store.asked import asked_for
 from closingbell.store.database import Series, Values, database_of, moment
 from closingbell.store.marks import has_bar, lock_marks, make_marks
+from closingbell.store.origin import MADE, origins
 from closingbell.store.schema import bar, gap, quarantine, watermark
 
 
@@ -31,7 +32,7 @@ def orphans(
         )
         query = (
             sa.select(table.c.ticker, sa.func.min(table.c.session), sa.func.max(table.c.session))
-            .where(table.c.source == source, table.c.timeframe == timeframe, ~marked)
+            .where(table.c.source.in_(origins(source)), table.c.timeframe == timeframe, ~marked)
             .group_by(table.c.ticker)
         )
         if tickers is not None:
@@ -81,14 +82,14 @@ def mend(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, d
 
 
 def _is_unproven() -> sa.ColumnElement[bool]:
-    """That a gap is in quarantine by the ledger, while no bar of it is."""
+    """That a gap is in quarantine by the ledger, while no bar of it is; a derived one's are among the minutes."""
     kept = sa.exists().where(
         quarantine.c.source == gap.c.source,
         quarantine.c.ticker == gap.c.ticker,
         quarantine.c.timeframe == gap.c.timeframe,
         quarantine.c.session == gap.c.session,
     )
-    return sa.and_(gap.c.reason == "quarantined", ~kept)
+    return sa.and_(gap.c.reason == "quarantined", gap.c.source.not_like(f"%{MADE}"), ~kept)
 
 
 def _listed(connection: sa.Connection, name: str, cells: Sequence[Cell]) -> sa.FromClause:

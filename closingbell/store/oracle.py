@@ -60,6 +60,7 @@ from closingbell.store.faults import (
     without_secrets,
 )
 from closingbell.store.merge import Merge
+from closingbell.store.origin import origins
 from closingbell.store.poison import MANY, everything, too_many
 from closingbell.store.refusals import takes_any
 from closingbell.store.schema import VERSION, bar, metadata, run
@@ -593,11 +594,11 @@ def _statements(staged: sa.Table) -> tuple[sa.Select[Any], sa.TextClause, sa.Tex
     merge = f"""
     MERGE {_BY_KEY} INTO bar USING {staged.name} staged ON ({_SAME_BAR})
     WHEN MATCHED THEN UPDATE SET {", ".join(f"{name} = staged.{name}" for name in VALUES)},
-        source = :source, run_id = :run_id
+        source = :written, run_id = :run_id
         WHERE {_DIFFERS}
     WHEN NOT MATCHED THEN INSERT (ticker, timeframe, "SESSION", ts, {", ".join(VALUES)}, source, run_id)
         VALUES (staged.ticker, :timeframe, staged."SESSION", staged.ts,
-            {", ".join(f"staged.{name}" for name in VALUES)}, :source, :run_id)
+            {", ".join(f"staged.{name}" for name in VALUES)}, :written, :run_id)
 """  # noqa: S608  (fixed text, no value in it)
     run_id = sa.bindparam("run_id", type_=sa.Uuid)
     return lock, sa.text(revise).bindparams(run_id), sa.text(merge).bindparams(run_id)
@@ -937,13 +938,13 @@ class Oracle(Database):
         else:
             _stage(connection, bars)
         lock, revise, merge = _FROM[loaded_bar if direct else staged_bar]
-        values = {"source": series.source, "timeframe": series.timeframe, "run_id": series.run_id}
+        values = {"timeframe": series.timeframe, "run_id": series.run_id}
         # Another vendor's flush has locked other watermarks, and may write the same bars: the old value that is kept
         # has to be the one that is replaced.
-        rewritten = len(connection.execute(lock, values).all())
+        rewritten = len(connection.execute(lock, {"timeframe": series.timeframe}).all())
         if rewritten:
-            connection.execute(revise, values)
-        touched = connection.execute(merge, values).rowcount
+            connection.execute(revise, {**values, "source": series.source})
+        touched = connection.execute(merge, {**values, "written": series.written}).rowcount
         if not direct:  # what one flush has staged is not there for another one of the same transaction
             connection.execute(sa.delete(staged_bar))
         return touched - rewritten, rewritten
@@ -968,7 +969,7 @@ class Oracle(Database):
             sa.select(bar.c.ticker, bar.c.session, bar.c.ts, *(bar.c[name] for name in VALUES))
             .where(
                 bar.c.timeframe == timeframe,
-                bar.c.source == source,
+                bar.c.source.in_(origins(source)),
                 bar.c.ts.between(*around(first, last)),
                 bar.c.session.between(first, last),
                 self.among(connection, bar.c.ticker, tickers),
@@ -1091,7 +1092,7 @@ def _refused(
 
 def _take(connection: sa.Connection, series: Series, bars: Bars, *, apart: bool) -> list[Any]:
     """Store bars one by one; ``apart``: those that are refused are told, with their ``offset``, and no error."""
-    more = (series.timeframe, series.source, series.run_id.hex)
+    more = (series.timeframe, series.written, series.run_id.hex)
     driver: Any = connection.connection
     with driver.cursor() as cursor:
         cursor.setinputsizes(*_STAGED_TYPES, *(oracledb.DB_TYPE_VARCHAR for _ in more))

@@ -57,6 +57,7 @@ from closingbell.store.faults import (
     without_secrets,
 )
 from closingbell.store.merge import Merge
+from closingbell.store.origin import origins
 from closingbell.store.refusals import find_poison
 from closingbell.store.schema import VERSION, Json, Ticker, metadata
 from closingbell.store.tls import is_here
@@ -451,11 +452,11 @@ _MERGE: Final = sa.text(f"""
     MERGE INTO bar USING staged_bar_2 AS staged ON {_SAME}
     WHEN MATCHED AND {_DIFFERS} THEN UPDATE SET
         open = staged.open, high = staged.high, low = staged.low, close = staged.close,
-        volume = staged.volume, vwap = staged.vwap, trades = staged.trades, source = :source, run_id = :run_id
+        volume = staged.volume, vwap = staged.vwap, trades = staged.trades, source = :written, run_id = :run_id
     WHEN NOT MATCHED THEN INSERT
         (ticker, timeframe, session, ts, open, high, low, close, volume, vwap, trades, source, run_id)
         VALUES (staged.ticker, :timeframe, staged.session, staged.ts, staged.open, staged.high, staged.low,
-                staged.close, staged.volume, staged.vwap, staged.trades, :source, :run_id)
+                staged.close, staged.volume, staged.vwap, staged.trades, :written, :run_id)
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))  # noqa: S608  (fixed text, no value in it)
 
 #: A bar of none of these tickers, taken out and put back as it was.
@@ -482,7 +483,7 @@ _SERIES: Final = """
         FROM unnest(CAST(%(tickers)s AS text[])) WITH ORDINALITY AS named (ticker, n)
         CROSS JOIN LATERAL (
             SELECT * FROM bar WHERE bar.ticker = named.ticker AND bar.timeframe = %(timeframe)s
-                AND bar.source = %(source)s AND bar.ts BETWEEN %(lo)s AND %(hi)s
+                AND bar.source = ANY(%(sources)s) AND bar.ts BETWEEN %(lo)s AND %(hi)s
                 AND bar.session BETWEEN %(first)s AND %(last)s
             ORDER BY bar.ticker, bar.timeframe, bar.ts OFFSET 0
         ) AS bar
@@ -835,7 +836,7 @@ class Postgres(Database):
         self, connection: sa.Connection, source: str, timeframe: str, tickers: Sequence[str], first: date, last: date
     ) -> Bars:
         lo, hi = around(first, last)
-        values: dict[str, Any] = {"tickers": list(tickers), "source": source, "timeframe": timeframe}
+        values: dict[str, Any] = {"tickers": list(tickers), "sources": [*origins(source)], "timeframe": timeframe}
         values |= {"first": first, "last": last, "lo": lo, "hi": hi}
         rows = _read(connection, _SERIES, values, _FIELDS)
         block = np.empty(len(rows), BAR)
@@ -912,7 +913,7 @@ def whole_rows(bars: Bars, series: Series) -> Callable[[slice], list[Field]]:
             Field.dates(rows["session"]),
             Field.instants(rows["ts"]),
             *_measured(rows),
-            Field.constant(series.source.encode(), len(rows)),
+            Field.constant(series.written.encode(), len(rows)),
             Field.constant(series.run_id.bytes, len(rows)),
         ]
 
@@ -1024,9 +1025,9 @@ def _merge(connection: sa.Connection, series: Series, bars: Bars) -> tuple[int, 
 
     bars = ordered(bars)
     _copy(connection, _BY_KEY + _STAGE + _COPY_TO_STAGE, Rows(len(bars), fields))
-    values = {"source": series.source, "timeframe": series.timeframe, "run_id": series.run_id}
-    rewritten = connection.execute(_REVISE, values).rowcount
-    touched = connection.execute(_MERGE, values).rowcount
+    values = {"timeframe": series.timeframe, "run_id": series.run_id}
+    rewritten = connection.execute(_REVISE, {**values, "source": series.source}).rowcount
+    touched = connection.execute(_MERGE, {**values, "written": series.written}).rowcount
     connection.execute(_AS_BEFORE)
     return rewritten, touched - rewritten
 

@@ -29,6 +29,7 @@ from closingbell.store.columns import instants
 from closingbell.store.database import database_of
 from closingbell.store.faults import transaction
 from closingbell.store.lives import bury, is_gone
+from closingbell.store.origin import vendor
 from closingbell.store.pulse import pulse
 from closingbell.store.redo import persistent
 from closingbell.store.schema import bar, gap, quarantine, revision, run, watermark
@@ -121,7 +122,7 @@ class Records:
         return dict(row) if row else None
 
     @persistent
-    def last_run(self, flows: Sequence[str] = ("ingest",)) -> Mapping[str, Any] | None:
+    def last_run(self, flows: Sequence[str] = ("ingest", "backfill")) -> Mapping[str, Any] | None:
         """The run of these flows that was started last."""
         with transaction(self._engine) as connection:
             query = sa.select(run).where(run.c.flow.in_(flows)).order_by(run.c.started_at.desc()).limit(1)
@@ -136,7 +137,6 @@ class Records:
             sa.select(run.c.asked)
             .where(
                 run.c.source == source,
-                run.c.timeframe == timeframe,
                 run.c.state.in_(("Completed", "PartiallyCompleted")),
                 run.c.planned_calls > 0,
                 run.c.recheck_sessions > 0,
@@ -148,7 +148,7 @@ class Records:
         names = set(tickers)
         with transaction(self._engine) as connection:
             for asked in connection.execute(query).scalars():
-                if names <= set(asked["tickers"]):
+                if timeframe in asked.get("timeframes", [asked["timeframe"]]) and names <= set(asked["tickers"]):
                     return date.fromisoformat(asked["end"])
         return None
 
@@ -182,6 +182,12 @@ class Records:
             return audit.examine(connection, source, timeframe, grids)
 
     @persistent
+    def count_bars(self, timeframe: str, grids: Sequence[Cells]) -> int:
+        """How many bars there are of what was asked for; a session may have many."""
+        with transaction(self._engine) as connection:
+            return audit.count_bars(connection, timeframe, grids)
+
+    @persistent
     def damage(self, source: str, timeframe: str, tickers: Sequence[str]) -> Damage:
         """Where bars and ledger of these tickers contradict each other, over all that their watermarks span."""
         with transaction(self._engine, snapshot=True) as connection:
@@ -195,7 +201,8 @@ class Records:
         with transaction(self._engine, snapshot=True) as connection:
             keys: set[tuple[str, str]] = set()
             for table in (watermark, gap, bar):
-                keys.update(connection.execute(sa.select(table.c.source, table.c.timeframe).distinct()).tuples())
+                found_here = connection.execute(sa.select(table.c.source, table.c.timeframe).distinct())
+                keys.update((vendor(source), timeframe) for source, timeframe in found_here.tuples())
             found = {}
             for source, timeframe in sorted(keys):
                 marks = _marks(connection, source, timeframe)
@@ -268,6 +275,14 @@ class Records:
         )
         with transaction(self._engine) as connection:
             return [described(dict(row)) for row in connection.execute(query).mappings()]
+
+    @persistent
+    def over_flat_files(self, run_id: UUID) -> int:
+        """How many stored bars without vwap, as those of flat files are, a run replaced by some that have it."""
+        gained = sa.and_(revision.c.old_vwap.is_(None), revision.c.new_vwap.is_not(None))
+        with transaction(self._engine) as connection:
+            query = sa.select(sa.func.count()).where(revision.c.run_id == run_id, gained)
+            return connection.execute(query).scalar_one()
 
     @persistent
     def copied(self, run_id: UUID, source: str, timeframe: str, tickers: Sequence[str]) -> Bars:

@@ -57,6 +57,10 @@ class _Attempt(Generic[T]):
         return bool(self.results)
 
 
+def _nothing(_: ClosingbellError) -> None:
+    """Whom nobody tells."""
+
+
 class Redo:
     """Does transactions again that may succeed later; safe to use from several threads.
 
@@ -75,11 +79,12 @@ class Redo:
         self._delay = delay
         self._lock_timeout = lock_timeout
 
-    def __call__(self, work: Callable[[sa.Connection], T]) -> T:
+    def __call__(self, work: Callable[[sa.Connection], T], lost: Callable[[ClosingbellError], None] = _nothing) -> T:
         """Do a transaction.
 
         Args:
             work: what to do in it. May be called several times; nothing of the calls before remains in the database.
+            lost: is told why, each time that it is about to be done again.
 
         Returns:
             What ``work`` returned in the transaction that was committed.
@@ -133,6 +138,7 @@ class Redo:
                 if attempt.begun is not None and self._was_committed(attempt, wait):
                     log.warning("the connection was lost, but the commit had been made")
                     return attempt.results[0]
+            lost(failure)
 
     def _try(
         self,

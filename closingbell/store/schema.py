@@ -264,3 +264,91 @@ claim = sa.Table(
     sa.Index("claim_of_run", "run_id"),
     sa.Index("claim_of_sessions", "source", "timeframe", "last_session"),
 )
+
+#: Cells that got another bar after they had some: a minute that came late. What a gap's end or a ``revision`` tells is
+#: not told again here.
+late_cell = sa.Table(
+    "late_cell",
+    metadata,
+    sa.Column("late_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("source", _SHORT, nullable=False),
+    sa.Column("ticker", Ticker, nullable=False),
+    sa.Column("timeframe", sa.String(4), nullable=False),
+    sa.Column("session", sa.Date, nullable=False),
+    sa.Column("run_id", sa.Uuid, nullable=False, comment="the run that brought the bar"),
+    _now("seen_at"),
+    sa.Index("late_cell_of_ticker", "ticker", "timeframe", "late_id"),
+)
+
+#: What detectors found in stored bars. Nothing in an event was computed from a bar after ``ts``.
+event = sa.Table(
+    "event",
+    metadata,
+    sa.Column("ticker", Ticker, primary_key=True),
+    sa.Column("timeframe", sa.String(4), primary_key=True),
+    sa.Column("detector", sa.String(32), primary_key=True),
+    sa.Column("version", sa.String(40), primary_key=True, comment="the detector's revision and parameters"),
+    sa.Column("source", _SHORT, primary_key=True, comment="of the bars"),
+    sa.Column(
+        "from_timeframe",
+        sa.String(4),
+        primary_key=True,
+        comment="of the stored bars; where it is another, they were resampled on the way",
+    ),
+    sa.Column("ts", _INSTANT, primary_key=True, comment="UTC instant at which the bar that confirms it opens"),
+    sa.Column("kind", sa.String(32), primary_key=True),
+    sa.Column("session", sa.Date, nullable=False, comment="of the bar that confirms it"),
+    sa.Column("first_ts", _INSTANT, nullable=False, comment="the first bar that it was computed from; ts is the last"),
+    sa.Column("bars", sa.Integer, nullable=False, comment="how many these are"),
+    sa.Column("upper", sa.Double, comment="price of the upper line at ts"),
+    sa.Column("upper_slope", sa.Double, comment="price a bar"),
+    sa.Column("lower", sa.Double, comment="price of the lower line at ts"),
+    sa.Column("lower_slope", sa.Double, comment="price a bar"),
+    sa.Column("apex_bars", sa.Double, comment="in how many bars the lines meet"),
+    sa.Column("run_id", sa.Uuid, nullable=False),
+)
+
+#: How far events have been derived of which bars.
+event_mark = sa.Table(
+    "event_mark",
+    metadata,
+    sa.Column("ticker", Ticker, primary_key=True),
+    sa.Column("timeframe", sa.String(4), primary_key=True),
+    sa.Column("detector", sa.String(32), primary_key=True),
+    sa.Column("version", sa.String(40), primary_key=True),
+    sa.Column("source", _SHORT, primary_key=True),
+    sa.Column("from_timeframe", sa.String(4), primary_key=True),
+    sa.Column("first_session", sa.Date, nullable=False),
+    sa.Column("last_session", sa.Date, nullable=False, comment="first..last is derived, but for what is to do"),
+    sa.Column("todo", Json, comment="spans of sessions in it that are yet to be derived, or again"),
+    sa.Column("reach_session", sa.Date, nullable=False, comment="the first one whose bars were looked at"),
+    sa.Column("bars_from", sa.Date, nullable=False, comment="the bars' watermark began here"),
+    sa.Column("gaps", Json, comment="sessions that had no bar, or not all, when it was looked"),
+    sa.Column("revision_id", sa.BigInteger, nullable=False, comment="revisions of the bars up to here are seen to"),
+    sa.Column("late_id", sa.BigInteger, nullable=False, comment="late cells up to here are seen to"),
+    sa.Column("turn", sa.Integer, nullable=False, comment="counts the changes of this row"),
+    sa.Column("run_id", sa.Uuid, nullable=False),
+    _now("updated_at"),
+)
+
+#: Which contract a continuous future stood for. Two rows one after the other that name the same one are the seam of two
+#: ranges, not a roll; see :func:`closingbell.store.rolls.changes`.
+roll = sa.Table(
+    "roll",
+    metadata,
+    sa.Column("source", _SHORT, primary_key=True),
+    sa.Column("ticker", Ticker, primary_key=True),
+    sa.Column("timeframe", sa.String(4), primary_key=True),
+    sa.Column(
+        "ts",
+        _INSTANT,
+        primary_key=True,
+        comment="from the bar that opens here on, or where a range began, the symbol stood for the instrument",
+    ),
+    sa.Column("session", sa.Date, nullable=False),
+    sa.Column(
+        "instrument_id", sa.BigInteger, nullable=False, comment="the vendor's number of the contract at that time"
+    ),
+    sa.Column("run_id", sa.Uuid, nullable=False),
+    _now("seen_at"),
+)

@@ -8,9 +8,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from closingbell.bars import VALUES
+from closingbell.store.rolls import changes
 from closingbell.store.schema import (
     bar,
     dividend,
+    event,
+    event_mark,
     gap,
     quarantine,
     revision,
@@ -22,9 +25,9 @@ from closingbell.store.schema import (
 
 
 def of_ticker(connection: sa.Connection, ticker: str, limit: int) -> Mapping[str, Any]:
-    """Watermarks, bars, who held it when; and of the rest the newest ``limit`` of each kind, with how many there are.
+    """Watermarks, bars, who held it when, how far events are derived; of the rest the newest ``limit`` of each kind.
 
-    ``counts`` has the numbers of gaps, of quarantined bars, revisions, splits, corrected splits and dividends.
+    ``counts`` has how many gaps, quarantined bars, revisions, splits, corrected splits and dividends there are.
     """
 
     def rows(query: sa.Select[Any]) -> list[dict[str, Any]]:
@@ -88,5 +91,21 @@ def of_ticker(connection: sa.Connection, ticker: str, limit: int) -> Mapping[str
             "new_split_to",
             "seen_at",
         ),
+        "rolls": changes(connection, ticker)[:limit],
         "dividends": newest(dividend, dividend.c.ex_date, "ex_date", "cash_amount", "currency", "kind"),
+        "events": rows(_events(ticker)),
     }
+
+
+def _events(ticker: str) -> sa.Select[Any]:
+    """How far events are derived, and how many there are, of each detector and the bars it looked at."""
+    key = ("timeframe", "detector", "version", "source", "from_timeframe")
+    same = (event.c[name] == event_mark.c[name] for name in ("ticker", *key))
+    found = sa.select(sa.func.count()).select_from(event).where(*same).scalar_subquery()
+    names = (*key, "first_session", "last_session")
+    columns = (event_mark.c[name] for name in names)
+    return (
+        sa.select(*columns, found.label("events"))
+        .where(event_mark.c.ticker == ticker)
+        .order_by(*(event_mark.c[name] for name in key))
+    )

@@ -11,6 +11,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Final
 
+from closingbell.store.origin import FLAT, MADE
+
 #: The views, those that others are made of last.
 VIEWS: Final = ("bar_history", "bar_total_return", "bar_adjusted", "split_factor")
 
@@ -56,6 +58,10 @@ class Views(ABC):
 
         A condition on ``d`` and ``c`` may follow; ``c`` has ``session`` and ``close``.
         """
+
+    def of(self, x: str) -> str:
+        """That a bar ``b`` is of the vendor ``x.source``: as it came, by flat file, or made here of its minutes."""
+        return f"b.source IN ({x}.source, {x}.source || '{FLAT}', {x}.source || '{MADE}')"
 
     # -- splits --------------------------------------------------------------------------------------------------
 
@@ -128,7 +134,7 @@ class Views(ABC):
         b.trades, b.source, b.run_id,
         COALESCE(f.factor, 1) AS factor
     FROM bar b
-    LEFT JOIN {split_factor} f ON f.source = b.source AND f.ticker = b.ticker
+    LEFT JOIN {split_factor} f ON {self.of("f")} AND f.ticker = b.ticker
         AND b.{self.session} >= f.first_session AND b.{self.session} < f.before_session"""  # noqa: S608  (fixed text)
 
     def split_factor_as_of(self) -> str:
@@ -266,7 +272,7 @@ class Views(ABC):
     FROM ({self.last()}
     ) l
     JOIN ticker_history h ON h.source = l.source AND h.instrument_id = l.instrument_id
-    JOIN bar b ON b.source = h.source AND b.ticker = h.ticker
+    JOIN bar b ON {self.of("h")} AND b.ticker = h.ticker
         AND b.{self.session} >= h.first_day AND (h.end_day IS NULL OR b.{self.session} < h.end_day)
     LEFT JOIN ({self.instrument_factor()}
     ) f ON f.source = l.source AND f.ticker = l.ticker AND f.instrument_id = l.instrument_id
@@ -276,10 +282,10 @@ class Views(ABC):
         b.open, b.high, b.low, b.close, b.volume, b.vwap, b.trades, b.source, b.run_id,
         COALESCE(f.factor, 1)
     FROM bar b
-    LEFT JOIN split_factor f ON f.source = b.source AND f.ticker = b.ticker
+    LEFT JOIN split_factor f ON {self.of("f")} AND f.ticker = b.ticker
         AND b.{self.session} >= f.first_session AND b.{self.session} < f.before_session
     WHERE NOT EXISTS (
-        SELECT{self.one} FROM ticker_history h WHERE h.source = b.source AND h.ticker = b.ticker)"""  # noqa: S608
+        SELECT{self.one} FROM ticker_history h WHERE {self.of("h")} AND h.ticker = b.ticker)"""  # noqa: S608
 
     def create(self) -> list[str]:
         """The statements that make the views, in order."""

@@ -6,8 +6,10 @@ into the table fast is each database's own matter (:meth:`closingbell.store.data
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date, datetime
 from functools import cache, lru_cache
 from typing import Any, Final
@@ -21,10 +23,12 @@ from closingbell.bars import VALUES, Bars
 from closingbell.calendar import AssetClass, asset_class, calendar_for
 from closingbell.cells import Days, Gap, Watermark
 from closingbell.clock import Clock
+from closingbell.errors import ClosingbellError
 from closingbell.outcome import FlushResult, Outcome
 from closingbell.plan import Call, TickerRange
 from closingbell.quality import Verdict
 from closingbell.store import claims as claimed
+from closingbell.store import late
 from closingbell.store.claims import Claim
 from closingbell.store.columns import apart, instants, is_latest, joined, nullable
 from closingbell.store.database import Database, Series, Values, database_of
@@ -32,9 +36,11 @@ from closingbell.store.faults import OvertakenError, RaceError, RefusedError
 from closingbell.store.ledger import LOOK_BACK, Settlement, spans
 from closingbell.store.marks import counted, has_bar, lock_all_marks, make_marks, stretch_marks
 from closingbell.store.merge import upsert
+from closingbell.store.origin import origin, vendor
 from closingbell.store.patience import log
 from closingbell.store.redo import Redo, undo
 from closingbell.store.refusals import STRANGER, store_by_ticker
+from closingbell.store.rolls import store_rolls
 from closingbell.store.schema import bar, gap, quarantine, revision, watermark
 
 _NOTHING: Final = Verdict(Bars(()), Bars(()), (), {})
@@ -103,6 +109,8 @@ class Writer:
         def write(
             parts: Sequence[Outcome], calls: int = 0, claims: Sequence[int | None] = (), keep: bool = True
         ) -> FlushResult:
+            lost = 0
+
             def work(connection: sa.Connection) -> FlushResult:
                 if claims:
                     claimed.close(connection, run_id, outcomes, claims)
@@ -111,7 +119,13 @@ class Writer:
                     undo(connection)
                 return result
 
-            return self._redo(work)
+            def count(_: ClosingbellError) -> None:
+                nonlocal lost
+                lost += 1
+
+            result = self._redo(work, count)
+            result.commits, result.retries = int(bool(parts)), lost
+            return result
 
         def without_poison(parts: Sequence[Outcome]) -> Sequence[Outcome]:
             def work(connection: sa.Connection) -> Sequence[Outcome]:
@@ -208,22 +222,30 @@ class Writer:
         gaps = _gaps(connection, series, begun) if begun else {}  # without a watermark there is no gap
         settlement = Settlement(marks, gaps, sessions_between, at)
         result = FlushResult()
-        fresh, others = [], []
+        fresh, others = defaultdict[str, list[Bars]](list), defaultdict[str, list[Bars]](list)
         for outcome in outcomes:
             is_fresh = settlement.settle(outcome)
             accepted = outcome.verdict.accepted
             result.stored += len(accepted)
             result.add(FlushResult(examples={rule: list(named) for rule, named in outcome.verdict.examples.items()}))
-            fresh.append(accepted.where(is_fresh))
-            others.append(accepted.where(~is_fresh))
+            written = origin(series.source, outcome.call)
+            fresh[written].append(accepted.where(is_fresh))
+            others[written].append(accepted.where(~is_fresh))
         result.quarantined = _quarantine(connection, series, outcomes)
-        if result.stored:
-            new, known = apart(joined(fresh), joined(others))
-            result.inserted, result.rewritten = database_of(connection).load(connection, series, new, known)
+        for written in fresh:
+            new, known = apart(joined(fresh[written]), joined(others[written]))
+            if not len(new) and not len(known):
+                continue
+            mine = replace(series, origin=written)
+            inserted, rewritten = database_of(connection).load(connection, mine, new, known)
+            result.inserted, result.rewritten = result.inserted + inserted, result.rewritten + rewritten
+            if len(known) and inserted > len(new):
+                late.note(connection, series, known, at)
         result.absent = settlement.absent
         result.gaps = _write_ledger(connection, series, settlement)
         result.holes = settlement.holes(outcomes)
-        cells = sum(outcome.call.count for outcome in outcomes)
+        store_rolls(connection, series, outcomes, at)
+        cells = sum(outcome.done for outcome in outcomes)
         # Last in the transaction: until it commits, every other flush of the run waits for this row.
         counted(connection, series.run_id, calls, cells, result.stored, result.inserted, result.rewritten)
         return result
@@ -397,7 +419,7 @@ def _take_out(
     if not gone:
         return []
     told: dict[str, Values] = {
-        column.name: (column.type, [getattr(row, column.name) for row in gone])
+        column.name: (column.type, [_told(row, column.name) for row in gone])
         for column in (*bar.c, quarantine.c.rule)
         if column.name != "timeframe"
     }
@@ -450,6 +472,12 @@ def _take_out(
     )
     database.insert_missing(connection, gap, opened, spanned.where(~has_bar(series.timeframe, cell)))
     return sorted((row.ticker, row.session, row.rule) for row in gone)
+
+
+def _told(row: sa.Row[Any], name: str) -> Any:
+    """A stored bar's value as the ledger tells it."""
+    value = getattr(row, name)
+    return vendor(value) if name == "source" else value
 
 
 def _copies(bars: Bars) -> NDArray[np.int64]:

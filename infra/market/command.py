@@ -49,7 +49,7 @@ class _Rate(click.ParamType[Quota | None]):
 @click.option(
     "--seed", default=1792, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Another seed, another market."
 )
-@click.option("--replay", type=click.Path(path_type=Path), help="Serve the bars of this parquet or CSV file instead.")
+@click.option("--replay", type=click.Path(path_type=Path), help="Serve the bars of this file, or folder, instead.")
 @click.option("--now", type=_Instant(), help="Freeze the clock at this instant (ISO 8601 with offset).")
 @click.option(
     "--quota", default="none", show_default=True, type=_Rate(), help="Calls a key may make: 5/min, 100/s, 5/6s."

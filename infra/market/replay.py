@@ -23,45 +23,33 @@ Rows = np.ndarray[tuple[int], np.dtype[np.void]]
 
 
 class Replay:
-    """A file's bars: daily (columns date or session, open, high, low, close, volume, ticker) or by the minute.
+    """The bars of a file, daily (columns date or session, open, high, low, close, volume, ticker) or by the minute; or
+    of all the files of a folder.
 
     A minute file has ``ts``, ``timestamp``, ``timestamp_utc`` or ``datetime`` (UTC unless it says otherwise) in
     place of the date; its daily bars are put together from its minutes. Without a ``ticker`` column the file's
-    name, up to the first underscore, is the ticker. ``vwap`` and ``trades`` are served where present. There are
-    no splits: adjusted and raw are alike.
+    name, up to the first underscore, is the ticker (``X:BTCUSD_1m.csv``). ``vwap`` and ``trades`` are served where
+    present. There are no splits: adjusted and raw are alike.
 
     Raises:
-        ConfigurationError: the file is missing or unreadable, or lacks a column.
+        ConfigurationError: a file is missing or unreadable, or lacks a column; a ticker is in files of both kinds.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        frame = _read(path)
-        if "ticker" not in frame:
-            frame["ticker"] = path.name.split("_")[0].split(".")[0]
-        missing = [name for name in _PRICES if name not in frame]
-        instant = next((name for name in _INSTANTS if name in frame), None)
-        day = next((name for name in ("session", "date") if name in frame), None)
-        if missing or not (instant or day):
+        read = [_bars(file, _read(file)) for file in _files(path)]
+        self.tickers: tuple[str, ...] = tuple(sorted({ticker for bars in read for ticker in bars.tickers}))
+        both = {t for b in read for t in b.tickers if b.timeframe == "1m"}
+        both &= {t for b in read for t in b.tickers if b.timeframe == "1d"}
+        if both:
             raise ConfigurationError(
-                "the replay file lacks columns",
-                value=f"{path}: {', '.join(missing) or 'date'}",
-                fix="It needs date (or session, or ts), open, high, low, close, volume, ticker.",
+                "a ticker has a file of daily bars and one of minutes",
+                value=f"{path}: {', '.join(sorted(both)[:3])}",
+                fix="Leave out the daily file: daily bars are put together from the minutes.",
             )
-        codes, names = pd.factorize(frame["ticker"].astype(str), sort=True)
-        self.tickers: tuple[str, ...] = tuple(str(name) for name in names)
-        rows = _rows(frame, codes)
-        if instant:
-            instants = pd.to_datetime(frame[instant], utc=True)
-            rows["ts"] = instants.dt.tz_localize(None).to_numpy().astype("M8[us]")
-            rows["session"] = _sessions(instants, rows["ticker"], self.tickers)
-            rows = rows[np.lexsort((rows["ts"], rows["ticker"]))]
-            self._minutes, self._days = rows, _daily(rows)
-        else:
-            rows["session"] = pd.to_datetime(frame[day]).to_numpy().astype("M8[D]")
-            inside = (rows["session"] >= FIRST_DAY) & (rows["session"] <= LAST_DAY)
-            rows = rows[inside]
-            self._minutes, self._days = rows[:0], rows[np.lexsort((rows["session"], rows["ticker"]))]
+        self._minutes = _table(self.tickers, [bars for bars in read if bars.timeframe == "1m"], "ts")
+        days = [bars for bars in read if bars.timeframe == "1d"]
+        self._days = _table(self.tickers, [*days, Bars(self.tickers, _daily(self._minutes))], "session")
 
     @property
     def name(self) -> str:
@@ -114,6 +102,47 @@ class Replay:
         rows = mine[start:stop].copy()
         rows["ticker"] = 0
         return rows
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.name.endswith((".csv", ".csv.gz", ".parquet")))
+    if not found:
+        raise ConfigurationError("the replay folder has no files", value=path, fix="Put parquet or CSV files there.")
+    return found
+
+
+def _bars(path: Path, frame: pd.DataFrame) -> Bars:
+    """A file's bars, in its order."""
+    if "ticker" not in frame:
+        frame["ticker"] = path.name.split("_")[0].split(".")[0]
+    missing = [name for name in _PRICES if name not in frame]
+    instant = next((name for name in _INSTANTS if name in frame), None)
+    day = next((name for name in ("session", "date") if name in frame), None)
+    if missing or not (instant or day):
+        raise ConfigurationError(
+            "the replay file lacks columns",
+            value=f"{path}: {', '.join(missing) or 'date'}",
+            fix="It needs date (or session, or ts), open, high, low, close, volume, ticker.",
+        )
+    codes, names = pd.factorize(frame["ticker"].astype(str), sort=True)
+    tickers = tuple(str(name) for name in names)
+    rows = _rows(frame, codes)
+    if instant:
+        instants = pd.to_datetime(frame[instant], utc=True)
+        rows["ts"] = instants.dt.tz_localize(None).to_numpy().astype("M8[us]")
+        rows["session"] = _sessions(instants, rows["ticker"], tickers)
+        return Bars(tickers, rows, "1m")
+    rows["session"] = pd.to_datetime(frame[day]).to_numpy().astype("M8[D]")
+    inside = (rows["session"] >= FIRST_DAY) & (rows["session"] <= LAST_DAY)
+    return Bars(tickers, rows[inside])
+
+
+def _table(tickers: tuple[str, ...], blocks: Sequence[Bars], order: str) -> Rows:
+    """The rows of blocks of one timeframe by ticker, in the order of ``tickers``, and by ``order``."""
+    joined = Bars.concat([Bars(tickers, timeframe=blocks[0].timeframe), *blocks]).rows if blocks else np.empty(0, BAR)
+    return joined[np.lexsort((joined[order], joined["ticker"]))]
 
 
 def _read(path: Path) -> pd.DataFrame:

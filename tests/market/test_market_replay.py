@@ -78,10 +78,13 @@ def test_a_minute_file_is_served_by_the_minute_and_by_the_day(tmp_path: Path, ge
         ("short.csv", "date,open,high,low,close,ticker\n", "lacks columns: .*volume"),
         ("dateless.csv", "open,high,low,close,volume,ticker\n", "lacks columns: .*date"),
         ("broken.parquet", "not parquet", "cannot be read"),
+        ("folder", None, "has no files"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, name: str, text: str | None, said: str) -> None:
     path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
     if text is not None:
         path.write_text(text)
     with pytest.raises(ConfigurationError, match=said):
@@ -116,3 +119,55 @@ def test_five_real_years_come_out_bit_for_bit(getter: Callable[..., Get]) -> Non
                 np.testing.assert_array_equal(got, mine[column].to_numpy(float))
         day = ask("/v2/aggs/grouped/locale/us/market/stocks/2016-05-19").json()["results"]
         assert len(day) == (frame["date"].astype(str) == "2016-05-19").sum()
+
+
+def test_a_folder_is_served_as_one_market(tmp_path: Path, csv: Path) -> None:
+    (tmp_path / "FUND_1m.csv").write_text(MINUTES)
+    (tmp_path / "README.md").write_text("no bars")
+    whole = Replay(tmp_path)
+    assert whole.tickers == ("AAA", "BB.A", "FUND")
+    first, last = np.datetime64("2024-01-01"), np.datetime64("2024-01-31")
+    counts = {t: (len(whole.days(t, first, last)), len(whole.minutes(t, first, last))) for t in whole.tickers}
+    assert counts == {"AAA": (3, 0), "BB.A": (1, 0), "FUND": (1, 3)}
+    (tmp_path / "FUND_1d.csv").write_text(CSV.replace("AAA", "FUND"))
+    with pytest.raises(ConfigurationError, match="daily bars and one of minutes"):
+        Replay(tmp_path)
+
+
+@pytest.mark.data
+def test_real_minutes_come_out_bit_for_bit_in_pages(tmp_path: Path, data: Path, getter: Callable[..., Get]) -> None:
+    """And the hours and days of the same market are made of them."""
+    files = {"X:BTCUSD": "btc_perp_1m_2022-01.csv", "C:EURUSD": "6EH4_1m_2024-01.csv.gz"}
+    for ticker, name in files.items():
+        (tmp_path / f"{ticker}_{name}").symlink_to(data / "intraday" / name)
+    with MarketProcess(replay=tmp_path) as market:
+        for ticker, name in files.items():
+            frame = pd.read_csv(data / "intraday" / name, index_col=0, parse_dates=[0])
+            days = f"{frame.index[0]:%Y-%m-%d}/{frame.index[-1]:%Y-%m-%d}"
+            path = f"/v2/aggs/ticker/{ticker}/range/{{}}/{days}?limit=20000"
+            served, pages = _pages(getter(market), path.format("1/minute"))
+            assert pages == -(-len(frame) // 20_000)  # the limit counts minutes
+            for column in ("open", "high", "low", "close", "volume"):
+                got = np.array([row[column[0]] for row in served], float)
+                np.testing.assert_array_equal(got, frame[column].to_numpy(float))
+            at = np.array([row["t"] for row in served]).astype("M8[ms]")
+            np.testing.assert_array_equal(at, frame.index.to_numpy())
+            for span, rule in (("5/minute", "5min"), ("1/hour", "1h"), ("1/day", "1D")):
+                coarser, pages = _pages(getter(market), path.format(span))
+                wanted = frame.resample(rule).agg({"high": "max", "low": "min", "close": "last"}).dropna()
+                assert pages == (1 if rule == "1D" else -(-len(frame) // 20_000))
+                got = np.array([(row["h"], row["l"], row["c"]) for row in coarser])
+                np.testing.assert_array_equal(got, wanted.to_numpy())
+
+
+def _pages(ask: Get, path: str) -> tuple[list[dict[str, float]], int]:
+    """All rows of a range, and in how many pages they came."""
+    rows: list[dict[str, float]] = []
+    for page in range(1, 99):
+        body = ask(path).json()
+        rows += body["results"]
+        if "next_url" not in body:
+            return rows, page
+        path = body["next_url"].partition("//")[2].partition("/")[2]
+        path = f"/{path}"
+    raise AssertionError("pages without end")

@@ -21,7 +21,7 @@ from tests.night.conftest import NOW, Nights
 
 pytestmark = pytest.mark.prefect
 
-SPAN = {"start": "2025-11-03", "end": "2026-03-06"}
+SPAN = {"start": "2026-01-12", "end": "2026-03-06"}
 
 
 def execute(store: Store, statement: str, **values: Any) -> None:

@@ -17,8 +17,12 @@ from deployments.bootstrap import bootstrap
 from infra.market.process import MarketProcess
 from tests.databases import copied
 from tests.night.command import contents, finish, start
+from tests.night.conftest import NOW, Nights
 
 pytestmark = pytest.mark.prefect
+
+#: Forty-four sessions.
+FIRST, LAST = "2026-01-02", "2026-03-06"
 
 
 @pytest.fixture
@@ -58,21 +62,18 @@ def answered(url: str) -> int:
 
 
 def test_a_killed_run_is_finished_by_the_next(
-    prefect_api: str, market: MarketProcess, fresh_database: Callable[[], str], tmp_path: Path
+    nights: Nights, market: MarketProcess, fresh_database: Callable[[], str], tmp_path: Path
 ) -> None:
     seed = random.randrange(2**32)
     kills = random.Random(seed)
-    market.clear_faults()
-    market.set_now(None)
-    arguments = ["ingest", "-u", "sp500", "--start", "2026-03-02", "--end", "2026-05-15", "--batch-size", "5"]
-    environment = settings(market, fresh_database(), tmp_path)
+    arguments = ["ingest", "-u", "sp500", "--start", FIRST, "--end", LAST, "--batch-size", "5"]
+    calm = nights.ingest(universe="sp500", start=FIRST, end=LAST)
+    assert calm["state"] == "Completed"
+    expected = contents(nights.database_url)
+    assert len(expected[0]) == calm["stored_bars"] > 20_000
+    environment = settings(market, fresh_database(), tmp_path) | {"CLOSINGBELL_NOW": NOW}
     bootstrap(load(polygon_calls_per_minute=environment["POLYGON_CALLS_PER_MINUTE"]))
-    calm = finish(start(environment, *arguments))
-    assert calm["exit_code"] == 0
-    expected = contents(environment["DATABASE_URL"])
-    assert len(expected[0]) == calm["stored_bars"] > 25_000
     at = kills.randrange(1, calm["actual_calls"])  # twenty more are in the soak
-    environment = settings(market, fresh_database(), tmp_path)
     told = killed_and_run_again(market, environment, arguments, at)
     assert told["state"] == "Completed", f"seed {seed}"
     assert contents(environment["DATABASE_URL"]) == expected, f"seed {seed}, killed after {at} calls"

@@ -94,19 +94,19 @@ def test_the_commands_work_on_an_oracle(nights: Nights, oracle_url: str) -> None
     assert f"{NEW[0]}\n  polygon 1d  2026-03-02 to 2026-03-06 accounted for, 0 bars" in _answer("status", NEW[0])
     assert "20 expected = 15 stored + 5 failed" in _answer("doctor")
     assert "5 expected = 5 stored" in _said(OK, "retry", "all")
-    assert "20 expected = 20 stored" in _said(OK, "doctor")
+    assert "20 expected = 20 stored" in _answer("doctor")
 
     wrong = oracle_url.replace("closingbell:", "closingbell:not-", 1)
     nights.setenv("DATABASE_URL", wrong)
-    error = _said(CANNOT_RUN, "status")
+    error = _answer("status", code=CANNOT_RUN)
     assert "the database refuses the user or the password" in error
     assert "not-" not in error
 
 
-def _answer(*arguments: str) -> str:
-    """What the command says, in this process."""
+def _answer(*arguments: str, code: int = OK) -> str:
+    """What the command says, in this process, and ends with a code."""
     result = CliRunner().invoke(cli, arguments)
-    assert result.exit_code == OK, result.output
+    assert result.exit_code == code, result.output
     return result.output
 
 

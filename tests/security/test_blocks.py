@@ -52,7 +52,7 @@ def _save(setting: str, block: Block) -> None:
 
 
 def _secrets(settings: Settings) -> list[str | None]:
-    values = [getattr(settings, name) for name in SECRETS]
+    values = [getattr(settings, name) for name in SECRETS[:3]]
     return [value and value.get_secret_value() for value in values]
 
 

@@ -12,7 +12,7 @@ from blocks import days, query, ranged, read_only, start, stored
 from hidden import PASSWORD, without_password
 
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError
-from closingbell.store import Store, Writer, open_store
+from closingbell.store import Store, open_store
 from closingbell.store.faults import transaction
 
 pytestmark = pytest.mark.postgres_only("the words of PostgreSQL; those of Oracle: test_oracle_faults.py")
@@ -195,14 +195,15 @@ def test_values_are_hidden_from_the_errors_of_the_engine(store: Store) -> None:
     assert "confidential" not in repr(caught.value)
 
 
-def test_an_idle_connection_that_died_is_replaced(store: Store, postgres: sa.URL) -> None:
-    run_id = start(store)
+def test_an_idle_connection_that_died_is_replaced(
+    database_url: str, postgres: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("closingbell.store.database._IDLE", 0.0)  # idle for long enough, at once
     killer = sa.create_engine(postgres, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with killer.connect() as other:
-        name = store.engine.url.database
+    with closing(open_store(database_url, patience=0, retries=0)) as store, killer.connect() as other:
+        run_id = start(store)
         assert other.execute(
             sa.text("SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = :name"),
-            {"name": name},
+            {"name": store.engine.url.database},
         ).scalar_one()
-    writer = Writer(store.engine, retries=0)
-    assert writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 2))]).inserted == 3
+        assert store.writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 2))]).inserted == 3

@@ -144,11 +144,11 @@ def test_tables_of_later_migrations_are_granted_too_and_those_of_others_are_not(
 def test_a_table_that_a_migration_makes_anew_stays_granted(
     store: Store, database_url: str, roles: dict[str, str]
 ) -> None:
+    grant(store.engine, [roles["writer"]], [roles["reader"]])
     with store.engine.begin() as connection:
         config = migrations.config()
         config.attributes["connection"] = connection
         command.downgrade(config, "0003")
-    grant(store.engine, [roles["writer"]], [roles["reader"]])
     migrations.upgrade(store.engine)
     with opened(database_url, roles["writer"]) as own, own.engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM claim")

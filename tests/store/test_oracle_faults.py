@@ -306,7 +306,10 @@ def test_an_error_of_the_driver_itself_is_explained_too(own: Store) -> None:
         assert explain(sa.exc.TimeoutError("x"), connection).what == "the database has no free connection"
 
 
-def test_an_idle_connection_that_died_is_replaced(own: Store, oracle_stand_in: OracleStandIn) -> None:
+def test_an_idle_connection_that_died_is_replaced(
+    own: Store, oracle_stand_in: OracleStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("closingbell.store.database._IDLE", 0.0)  # idle for long enough, at once
     run_id = start(own)
     oracle_stand_in.kill(1)  # the look whether it lives, before the flush
     assert own.writer.flush(run_id, "polygon", "1d", [ranged("AAPL", days(0, 2))]).inserted == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +20,7 @@ from closingbell.store import Store, schema
 from closingbell.store.poison import MANY
 from tests.databases import contents
 
-pytestmark = [pytest.mark.oracle_only("its array DML"), pytest.mark.usefixtures("altered")]
-
-#: A rule of somebody's own: every bar needs an average price.
-NEEDS_VWAP = "ALTER TABLE bar MODIFY vwap NOT NULL"
+pytestmark = pytest.mark.oracle_only("its array DML")
 
 
 def run(store: Store, *statements: str) -> None:
@@ -29,6 +28,18 @@ def run(store: Store, *statements: str) -> None:
         for statement in statements:
             connection.exec_driver_sql(statement)
     store.engine.dispose()
+
+
+@pytest.fixture
+def needs_vwap(store: Store) -> Iterator[Callable[[], None]]:
+    """Makes a rule of somebody's own, every bar needs an average price; it is gone afterwards."""
+    with ExitStack() as made:
+
+        def make() -> None:
+            run(store, "ALTER TABLE bar MODIFY vwap NOT NULL")
+            made.callback(run, store, "ALTER TABLE bar MODIFY vwap NULL")
+
+        yield make
 
 
 def flush(store: Store, *outcomes: Outcome, timeframe: str = "1d") -> FlushResult:
@@ -65,8 +76,10 @@ def executes(store: Store, work: Any) -> int:
 
 
 @pytest.mark.parametrize("poison", [[7_123], [0, 18, 5_000, 9_999, 10_000, 11_999]])
-def test_a_few_rows_of_thousands_cost_no_more_statements(store: Store, poison: list[int]) -> None:
-    run(store, NEEDS_VWAP)
+def test_a_few_rows_of_thousands_cost_no_more_statements(
+    store: Store, needs_vwap: Callable[[], None], poison: list[int]
+) -> None:
+    needs_vwap()
     results: list[FlushResult] = []
     assert executes(store, lambda: results.append(flush(store, minutes(12_000, poison), timeframe="1m"))) < 90
     assert (results[0].inserted, results[0].quarantined) == (12_000 - len(poison), len(poison))
@@ -74,8 +87,8 @@ def test_a_few_rows_of_thousands_cost_no_more_statements(store: Store, poison: l
     assert kept == [(1_000 + position, "refused") for position in poison]
 
 
-def test_a_refused_bar_is_a_gap_with_the_databases_words(store: Store) -> None:
-    run(store, NEEDS_VWAP)
+def test_a_refused_bar_is_a_gap_with_the_databases_words(store: Store, needs_vwap: Callable[[], None]) -> None:
+    needs_vwap()
     result = flush(store, without_vwap(ranged("AAPL", days(0, 9)), 3))
     assert (result.inserted, result.quarantined, result.gaps) == (9, 1, 1)
     [(ticker, session, rule, said)] = rows_of(store, schema.quarantine, "ticker", "session", "rule", "message")
@@ -87,9 +100,9 @@ def test_a_refused_bar_is_a_gap_with_the_databases_words(store: Store) -> None:
     assert gaps(store) == {}
 
 
-def test_a_refused_change_leaves_the_stored_bar_as_it_was(store: Store) -> None:
+def test_a_refused_change_leaves_the_stored_bar_as_it_was(store: Store, needs_vwap: Callable[[], None]) -> None:
     flush(store, ranged("AAPL", days(0, 4)))
-    run(store, NEEDS_VWAP)
+    needs_vwap()
     result = flush(store, without_vwap(ranged("AAPL", days(0, 4), 1.0), 2))
     assert (result.rewritten, result.quarantined) == (4, 1)
     assert [row for (row,) in rows_of(store, schema.bar, "open") if row < 101] != []
@@ -97,6 +110,7 @@ def test_a_refused_change_leaves_the_stored_bar_as_it_was(store: Store) -> None:
     assert gaps(store) == {}, "the cell has its bar"
 
 
+@pytest.mark.usefixtures("altered")
 def test_of_two_bars_that_do_not_go_together_the_first_is_stored(store: Store) -> None:
     run(store, "CREATE UNIQUE INDEX somebodys ON bar (ticker, volume)")
     block = bars("AAPL", days(0, 9))
@@ -106,6 +120,7 @@ def test_of_two_bars_that_do_not_go_together_the_first_is_stored(store: Store) -
     assert rows_of(store, schema.quarantine, "session") == [(SESSIONS[7].item(),)]
 
 
+@pytest.mark.usefixtures("altered")
 @pytest.mark.parametrize("stored_before", [True, False])
 def test_a_database_that_takes_no_bar_is_an_error_and_nothing_is_lost(store: Store, stored_before: bool) -> None:
     if stored_before:
@@ -125,17 +140,17 @@ def test_a_database_that_takes_no_bar_is_an_error_and_nothing_is_lost(store: Sto
     }
 
 
-def test_a_ticker_that_is_refused_whole_does_not_stop_the_run(store: Store) -> None:
+def test_a_ticker_that_is_refused_whole_does_not_stop_the_run(store: Store, needs_vwap: Callable[[], None]) -> None:
     """It is all that came in its flush; but another bar would be taken."""
-    run(store, NEEDS_VWAP)
+    needs_vwap()
     result = flush(store, without_vwap(ranged("BAD", days(0, 9)), *range(10)))
     assert (result.inserted, result.quarantined, result.refused) == (0, 10, {})
     assert {gap[0] for gap in gaps(store).values()} == {"quarantined"}
     assert count(store, schema.bar) == 0
 
 
-def test_too_many_are_no_matter_of_single_rows(store: Store) -> None:
-    run(store, NEEDS_VWAP)
+def test_too_many_are_no_matter_of_single_rows(store: Store, needs_vwap: Callable[[], None]) -> None:
+    needs_vwap()
     with pytest.raises(FatalError, match="too many bars"):
         flush(store, minutes(4_000, list(range(0, 4_000, 2))), timeframe="1m")
     assert MANY < 2_000

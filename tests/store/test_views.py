@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -76,15 +77,19 @@ def assert_adjusted(store: Store, relation: str, wanted: NDArray[np.float64], kn
     raw = read(store, "bar", *COLUMNS)
     rows = read(store, relation, *COLUMNS, "factor", known=known)
     assert len(rows) == len(raw) == len(wanted)
-    for row, kept, factor in zip(rows, raw, wanted.tolist(), strict=True):
-        found = dict(zip([*COLUMNS, "factor"], row, strict=True))
-        stored = dict(zip(COLUMNS, kept, strict=True))
-        assert found["factor"] == pytest.approx(factor, rel=1e-12)
-        for name in PRICES:
-            expected = None if stored[name] is None else pytest.approx(stored[name] * factor, rel=1e-12)
-            assert found[name] == expected
-        assert found["volume"] == pytest.approx(stored["volume"] / factor, rel=1e-12)
-        assert all(found[name] == stored[name] for name in stored if name not in (*PRICES, "volume"))
+    found = dict(zip([*COLUMNS, "factor"], zip(*rows, strict=True), strict=True))
+    stored = dict(zip(COLUMNS, zip(*raw, strict=True), strict=True))
+    near = partial(np.testing.assert_allclose, rtol=1e-12)
+    near(numbers(found["factor"]), wanted)
+    for name in PRICES:
+        near(numbers(found[name]), numbers(stored[name]) * wanted, err_msg=name)  # absent where absent
+    near(numbers(found["volume"]), numbers(stored["volume"]) / wanted)
+    assert all(found[name] == stored[name] for name in stored if name not in (*PRICES, "volume"))
+
+
+def numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
+    """Values of a column; an absent one is NaN, which equals NaN alone."""
+    return np.array(values, np.float64)
 
 
 # -- adjusted, real prices -------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ FORBIDDEN = [
     ("closingbell/outcome.py", HTTP | SQL | {"closingbell.sources", "closingbell.store"}),
     ("closingbell/calendar.py", HTTP | SQL | {"closingbell.sources", "closingbell.store"}),
     ("closingbell/store/ledger.py", SQL),
+    ("closingbell/events", HTTP | SQL | {"closingbell.sources"}),
     ("closingbell/sources", SQL | {"closingbell.store"}),
     ("closingbell/store", HTTP | {"closingbell.sources"}),
 ]

@@ -61,7 +61,16 @@ def test_golden_instants(row: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     ("ticker", "expected"),
-    [("AAPL", "stocks"), ("BRK.B", "stocks"), ("PEBpE", "stocks"), ("X:BTCUSD", "crypto"), ("C:EURUSD", "fx")],
+    [
+        ("AAPL", "stocks"),
+        ("BRK.B", "stocks"),
+        ("PEBpE", "stocks"),
+        ("X:BTCUSD", "crypto"),
+        ("C:EURUSD", "fx"),
+        ("NQ.v.0", "futures"),
+        ("6E.c.1", "futures"),
+        ("BAC.WS.A", "stocks"),
+    ],
 )
 def test_the_prefix_names_the_class(ticker: str, expected: str) -> None:
     assert asset_class(ticker) == expected
@@ -69,7 +78,7 @@ def test_the_prefix_names_the_class(ticker: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("ticker", "what"),
-    [("I:SPX", "indices"), ("O:SPY251219C00650000", "options"), ("NQ.v.0", "futures"), ("x:A", "'x:'")],
+    [("I:SPX", "indices"), ("O:SPY251219C00650000", "options"), ("NQ.x.0", "continuous"), ("x:A", "'x:'")],
 )
 def test_a_class_without_a_calendar_is_refused(ticker: str, what: str) -> None:
     with pytest.raises(ConfigurationError, match=what):

@@ -24,7 +24,7 @@ TICKERS = tuple(f"T{i}" for i in range(523))
 REQUEST = Request(TICKERS, DAY, DAY, 2, notes=("2024-06-20 is not over: asking up to 2024-06-11",))
 PLAN = Plan((MarketDay(DAY, TICKERS), TickerRange("NEW", (DAY,), 2, 70_000)), 524, 36.04, 1)
 NOW = datetime(2024, 6, 12, 6, tzinfo=UTC)
-NIGHT = Night(REQUEST, (), PLAN, {}, None, NOW)
+NIGHT = Night(REQUEST, (), PLAN, None, NOW)
 WHOLE = Reconciliation(523, 520, {"empty": 2, "quarantined": 1})
 
 
@@ -125,7 +125,7 @@ def test_the_plan_in_words() -> None:
         "4 calls: 1 market day, 1 ticker range, 1 look at splits",
         "524 cells in 81,000 rows, about 36.0 s at 5 calls a minute",
     ]
-    nothing = Night(Request(("A",), DAY, DAY), (), Plan((), 0, 0.0), {}, None, NOW)
+    nothing = Night(Request(("A",), DAY, DAY), (), Plan((), 0, 0.0), None, NOW)
     assert report.night_lines(nothing, "")[-1] == "nothing is missing: no call"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
+from types import MappingProxyType
 from typing import Final, NoReturn, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -59,6 +61,7 @@ class PolygonSource:
         connect_timeout: seconds for a connection.
         read_timeout: seconds that an answer may stay silent.
         call_timeout: seconds that an attempt may take in all, from the gate's permission to the last byte.
+        call_timeouts: the same for asset classes that have one of their own.
         max_bytes: of a body, before and after unzipping; the largest real page has about 5 MB, and rows made to take
             as much memory as they can take 15 times their bytes.
         pool_size: connections kept open.
@@ -78,6 +81,7 @@ class PolygonSource:
         connect_timeout: float = 10.0,
         read_timeout: float = 30.0,
         call_timeout: float = 120.0,
+        call_timeouts: Mapping[str, float] = MappingProxyType({}),
         max_bytes: int = 16 * 1024 * 1024,
         pool_size: int = 8,
     ) -> None:
@@ -89,7 +93,8 @@ class PolygonSource:
         limits = Limits(connect_timeout, read_timeout, call_timeout, max_bytes)
         self._tally = Tally()
         self._redact = Redactor(api_key)
-        self._transport = Transport(api_key, gates, limits, pool_size, self._redact, self._tally)
+        own = {name: replace(limits, call=seconds) for name, seconds in call_timeouts.items()}
+        self._transport = Transport(api_key, gates, limits, pool_size, self._redact, self._tally, own)
         # The transport alone has the key: what the client does not know, it cannot put into a text or a URL.
         self._client = RESTClient("held by the transport", base=self.base_url, retries=0, pagination=False)
         # The client keeps a second client for experimental calls; neither may get round the gate.

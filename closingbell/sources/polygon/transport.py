@@ -87,12 +87,23 @@ class Transport:
         pool_size: connections kept open; as many as there are threads.
         redact: takes the key out of error texts.
         tally: where calls and seconds are counted.
+        own: what one call of an asset class may take, where that is not ``limits``.
     """
 
-    def __init__(self, key: str, gates: Gates, limits: Limits, pool_size: int, redact: Redactor, tally: Tally) -> None:
+    def __init__(
+        self,
+        key: str,
+        gates: Gates,
+        limits: Limits,
+        pool_size: int,
+        redact: Redactor,
+        tally: Tally,
+        own: Mapping[str, Limits],
+    ) -> None:
         self._authorization = _Hidden(f"Bearer {key}")
         self._gates = gates
         self._limits = limits
+        self._own = own
         self._redact = redact
         self._tally = tally
         self._pools = pool_manager(pool_size)
@@ -110,8 +121,9 @@ class Transport:
         """
         path = urlsplit(url).path
         kind = next((kind for prefix, kind in _KINDS.items() if path.startswith(prefix)), "other")
-        gate = self._gates.of(_asset_class(path))
-        outcome = self._attempt(gate, kind, method, url, path, fields, headers)
+        whose = _asset_class(path)
+        gate, limits = self._gates.of(whose), self._own.get(whose, self._limits)
+        outcome = self._attempt(gate, limits, kind, method, url, path, fields, headers)
         if isinstance(outcome, ClosingbellError):
             # Raised here, where nothing is being handled: the library's own exception, whose pool carries the
             # Authorization header, must not travel along as the context of ours.
@@ -132,11 +144,19 @@ class Transport:
         self._pools.clear()
 
     def _attempt(
-        self, gate: Gate, kind: str, method: str, url: str, path: str, fields: Any, headers: Mapping[str, str] | None
+        self,
+        gate: Gate,
+        limits: Limits,
+        kind: str,
+        method: str,
+        url: str,
+        path: str,
+        fields: Any,
+        headers: Mapping[str, str] | None,
     ) -> Answer | ClosingbellError:
         asked = time.perf_counter()
         started: float | None = None
-        deadline = Deadline(self._limits.call)
+        deadline = Deadline(limits.call)
         try:
             with gate.call():
                 with self._lock:
@@ -146,7 +166,7 @@ class Transport:
                 started = time.perf_counter()
                 self._tally.call(kind)
                 deadline.start()
-                head = self._head(method, url, path, fields, headers, deadline)
+                head = self._head(limits, method, url, path, fields, headers, deadline)
             answer = head if isinstance(head, ClosingbellError) else self._body(head, path, deadline)
             return RunEndingError(_ENDING) if self._aborted and isinstance(answer, ClosingbellError) else answer
         finally:
@@ -159,7 +179,14 @@ class Transport:
             self._tally.add("api", ended - started)
 
     def _head(
-        self, method: str, url: str, path: str, fields: Any, headers: Mapping[str, str] | None, deadline: Deadline
+        self,
+        limits: Limits,
+        method: str,
+        url: str,
+        path: str,
+        fields: Any,
+        headers: Mapping[str, str] | None,
+        deadline: Deadline,
     ) -> urllib3.BaseHTTPResponse | ClosingbellError:
         try:
             return self._pools.request(
@@ -170,7 +197,7 @@ class Transport:
                 retries=_ONCE,
                 redirect=False,
                 preload_content=False,
-                timeout=Timeout(connect=min(self._limits.connect, self._limits.call), read=self._limits.read),
+                timeout=Timeout(connect=min(limits.connect, limits.call), read=limits.read),
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             return errors.of_exception(error, path, deadline.exceeded)

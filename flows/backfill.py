@@ -1,0 +1,74 @@
+"""Years of bars: tickers of every asset class, of several timeframes, as one plan with one report."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from pydantic import Field
+
+from closingbell import request
+from closingbell import universe as universes
+from closingbell.night import with_former
+from flows import night
+from flows.form import Day, Ticker, Timeframe, Universe, Vendor
+from tasks.resources import Resources
+from tasks.threads import threads
+
+
+@flow(name="backfill", task_runner=threads())
+def backfill(
+    universe: Universe = "sp500+etfs",
+    universe_on: Day | None = None,
+    tickers: list[Ticker] | None = None,
+    timeframes: Annotated[list[Timeframe], Field(min_length=1)] = ["1m"],  # noqa: B006  (Prefect copies it)
+    start: Day | None = None,
+    end: Day | None = None,
+    extended_hours: bool | None = None,
+    derive: bool = False,
+    source: Vendor | None = None,
+    recheck_sessions: Annotated[int, Field(ge=0, le=250)] = 0,
+    ask_again: bool = False,
+    former_tickers: bool = False,
+    uncertain: bool = False,
+    batch_size: Annotated[int, Field(ge=1, le=10_000)] | None = None,
+    dry_run: bool = False,
+) -> State[Any]:
+    """Fetch what is missing of a long history, and store it call by call: a run that is stopped goes on from there.
+
+    Args:
+        universe: Whose bars, when no tickers are given.
+        universe_on: The index's members on this past date, instead of today's.
+        tickers: These instead of the universe, of any asset class (AAPL, X:BTCUSD, C:EURUSD).
+        timeframes: Of the bars: 1d, 1h, 30m, 15m, 5m, 1m; several are one plan.
+        start: First date. Empty: two years back, as far as the free plan's history goes.
+        end: Last date. Empty: the last session that should be published by now.
+        extended_hours: Stocks' intraday bars from before the open and after the close too. Empty: the setting.
+        derive: Make coarser bars of stored 1m bars instead of fetching them; ask for 1m as well to have those fetched.
+        source: Whose bars: polygon, databento. Empty: polygon, or the stand-in market where no key is set.
+        recheck_sessions: Fetch this many of the last sessions again, because vendors correct bars for days.
+        ask_again: Ask again also for cells that the vendor said are empty or not ours, and for bars in quarantine.
+        former_tickers: Also what the companies were called before, as far as that is known, for as long as they were.
+        uncertain: Futures of uncertain origin: look for discontinuities too, and keep apart what is inside of them.
+        batch_size: Calls in one task. Empty: the setting BATCH_SIZE.
+        dry_run: Only show the plan, and make no call.
+    """
+
+    def ask(resources: Resources) -> request.Request:
+        asked = request.build(
+            universes.resolve(f"{universe}@{universe_on}" if universe_on else universe, tickers),
+            start,
+            end,
+            resources.clock.now(),
+            recheck_sessions=recheck_sessions,
+            ask_again=ask_again,
+            timeframes=timeframes,
+            extended_hours=resources.settings.extended_hours if extended_hours is None else extended_hours,
+            derive=derive,
+            source=resources.settings.source_of(source),
+            uncertain=uncertain,
+        )
+        return with_former(resources.store, asked) if former_tickers else asked
+
+    return night.run("backfill", ask, batch_size, dry_run=dry_run)

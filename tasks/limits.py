@@ -28,11 +28,11 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from closingbell.errors import ConfigurationError
 from closingbell.quota import Quota
 from closingbell.settings import DATABENTO
+from tasks.endurance import retrying
 from tasks.slots import Lease
 
 log = logging.getLogger("closingbell.limiter")
@@ -175,7 +175,7 @@ class Limit:
         }
         # Prefect's client would sleep and repeat for a minute, during which nobody could close the gate.
         with (
-            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            retrying(0),
             get_client(sync_client=True, httpx_settings=settings) as client,
         ):
             self._client = client

@@ -17,8 +17,8 @@ from infra.market.process import MarketProcess
 #: Monday evening in New York, after the close; the session of Friday 2026-03-06 is the last that is due.
 NOW = "2026-03-10T02:00:00+00:00"
 
-#: Quotas whose limits are on the Prefect server of this process.
-_MADE: set[str] = set()
+#: A lease or two a run, and a short window, which ends it sooner.
+QUOTA = "1000/0.1s"
 
 
 @dataclass
@@ -35,9 +35,7 @@ class Nights:
         from deployments.bootstrap import bootstrap
 
         self.setenv("POLYGON_CALLS_PER_MINUTE", text)
-        if text not in _MADE:
-            bootstrap(load())
-            _MADE.add(text)
+        bootstrap(load())
 
     def ingest(self, **parameters: Any) -> dict[str, Any]:
         """Run the ingest flow; its report."""
@@ -104,5 +102,5 @@ def nights(
     }.items():
         monkeypatch.setenv(name, value)
     made = Nights(home, market, database_url, monkeypatch.setenv)
-    made.quota("1000/0.1s")  # a lease or two a run, and a short window, which ends it sooner
+    made.quota(QUOTA)
     return made

@@ -10,7 +10,7 @@ import pytest
 
 from closingbell.store import Store
 from tests.night.command import start
-from tests.night.conftest import NOW, Nights
+from tests.night.conftest import NOW, QUOTA, Nights
 
 pytestmark = pytest.mark.prefect
 
@@ -34,7 +34,7 @@ def test_a_run_called_off_leaves_a_true_state(
         "POLYGON_API_KEY": "any",
         "POLYGON_READ_TIMEOUT": "600",
         "POLYGON_CALL_TIMEOUT": "600",
-        "POLYGON_CALLS_PER_MINUTE": "20/0.2s" if waits_for == "the vendor" else "3/600s",
+        "POLYGON_CALLS_PER_MINUTE": QUOTA if waits_for == "the vendor" else "3/600s",
         "CLOSINGBELL_HOME": str(nights.home),
         "CLOSINGBELL_NOW": NOW,
         "BATCH_SIZE": "2",
@@ -58,7 +58,7 @@ def test_a_run_called_off_leaves_a_true_state(
     assert store.records.audit()["polygon", "1d"].balanced
 
     nights.market.clear_faults()
-    nights.quota("20/0.2s")
+    nights.quota(QUOTA)
     again = nights.retry(run_id=told["run_id"])
     assert (again["state"], again["stored_bars"]) == ("Completed", CELLS)
     assert again["inserted"] == CELLS - told["stored_bars"]

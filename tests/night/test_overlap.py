@@ -10,7 +10,7 @@ import pytest
 from closingbell.calendar import calendar_for
 from closingbell.store import Store
 from tests.night.command import finish, start
-from tests.night.conftest import NOW, Nights
+from tests.night.conftest import NOW, QUOTA, Nights
 
 pytestmark = pytest.mark.prefect
 
@@ -45,7 +45,7 @@ def test_a_nightly_run_a_manual_one_and_a_retry_at_once_fetch_each_cell_once(nig
         "POLYGON_API_KEY": "any",
         "CLOSINGBELL_HOME": str(nights.home),
         "CLOSINGBELL_NOW": NOW,
-        "POLYGON_CALLS_PER_MINUTE": "20/0.2s",
+        "POLYGON_CALLS_PER_MINUTE": QUOTA,
         "BATCH_SIZE": "2",
     }
     span = ("--start", FIRST, "--end", LAST)

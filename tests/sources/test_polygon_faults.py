@@ -227,13 +227,18 @@ def texts_of(error: BaseException | None) -> str:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_is_one_typed_error_after_one_attempt(
-    fault: Fault, server: FaultServer, source: PolygonSource, gate: OpenGate, logs: pytest.LogCaptureFixture
+    fault: Fault,
+    server: FaultServer,
+    connect: Callable[..., PolygonSource],
+    gate: OpenGate,
+    logs: pytest.LogCaptureFixture,
 ) -> None:
+    source = patient(connect, fault)
     server.reply(fault.reply)
     started = time()
     with pytest.raises(ClosingbellError) as caught:
         source.fetch_range("AAPL", FIRST, LAST)
-    assert time() - started < 1.5
+    assert time() - started < 3, "not after all the drops of an answer, which take four"
     assert type(caught.value) is fault.error
     assert fault.what in caught.value.what
     assert "AAPL" not in caught.value.what, "reports group by it"
@@ -242,6 +247,11 @@ def test_a_fault_is_one_typed_error_after_one_attempt(
     assert caught.value.__context__ is None
     assert CANARY not in texts_of(caught.value)
     assert (len(server.requests), gate.calls, gate.inside, source.calls) == (1, 1, 0, {"range": 1})
+
+
+def patient(connect: Callable[..., PolygonSource], fault: Fault) -> PolygonSource:
+    """Only what waits for a timeout gets a short one: the others have to be read on a busy machine too."""
+    return connect(read_timeout=0.15, call_timeout=0.3) if "in time" in fault.what else connect()
 
 
 ASKS: dict[str, Callable[[PolygonSource], object]] = {
@@ -264,9 +274,7 @@ def test_every_kind_of_call_fails_alike(
     gate: OpenGate,
     logs: pytest.LogCaptureFixture,
 ) -> None:
-    # Only what waits for a timeout gets a short one: the others have to be read on a busy machine too.
-    waits = "in time" in fault.what
-    source = connect(read_timeout=0.15 if waits else 10, call_timeout=0.3 if waits else 10)
+    source = patient(connect, fault)
     server.reply(fault.reply)
     with pytest.raises(ClosingbellError) as caught:
         ASKS[kind](source)

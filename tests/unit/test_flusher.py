@@ -237,7 +237,7 @@ def test_a_bug_in_taking_note_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPa
     def broken(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(Flusher, "_note", broken)
+    monkeypatch.setattr(Flusher, "_add", broken)
     flusher = Flusher(Database(), writers=1)
     for name in ("A", "B"):  # the writer lives on
         flusher.put(one := saving(name))

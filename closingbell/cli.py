@@ -83,10 +83,13 @@ def cli() -> None:
     """Market bars, complete and correct, with the fewest API calls that can do it."""
 
 
+#: As closingbell.bars has them, which brings numpy.
+TIMEFRAME: Final = click.Choice(["1d", "1h", "30m", "15m", "5m", "1m"])
+
 timeframe_option = click.option(
     "--timeframe",
     "timeframes",
-    type=click.Choice(["1d", "1h", "30m", "15m", "5m", "1m"]),
+    type=TIMEFRAME,
     multiple=True,
     help="Of the bars; give it again for more than one.",
 )

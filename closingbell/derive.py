@@ -21,6 +21,7 @@ from closingbell import cells
 from closingbell.bars import Bars
 from closingbell.cells import REASONS, Cells, Days, Gap, Ledger
 from closingbell.errors import ConfigurationError
+from closingbell.intraday import LONGEST
 from closingbell.outcome import Outcome
 from closingbell.plan import TickerRange
 from closingbell.quality import Verdict
@@ -34,9 +35,6 @@ NO_MINUTES: Final = "no_minutes"
 #: Minutes read at once, and so what the memory is bounded by: about 18 MB.
 ROWS: Final = 200_000
 
-#: Minutes of the longest session.
-_SESSION: Final = 1_440
-
 _Mask = NDArray[np.bool_]
 
 
@@ -47,7 +45,7 @@ def making(source: str, timeframe: str) -> Making:
 
 def pieces(grid: Cells) -> Iterator[Cells]:
     """A grid in pieces of so many cells that their minutes fit into memory."""
-    most = max(1, ROWS // _SESSION)
+    most = max(1, ROWS // LONGEST)
     width = min(most, max(1, len(grid.sessions)))
     height = max(1, most // width)
     for top in range(0, len(grid.tickers), height):

@@ -16,6 +16,9 @@ from closingbell.resample import LENGTH
 #: crypto and currencies, 23 hours of futures. The vendor counts its pages in them, whatever the timeframe.
 MINUTES: Final = {"stocks": 960, "crypto": 1_440, "fx": 1_440, "futures": 1_380}
 
+#: Of the longest of them.
+LONGEST: Final = max(MINUTES.values())
+
 #: After its close, a session's bars may still open for so long.
 _MARGIN: Final = np.timedelta64(1, "h")
 
@@ -25,7 +28,7 @@ _ONE_DAY: Final = np.timedelta64(1, "D")
 _AFTER_HOURS: Final = timedelta(hours=4)
 
 #: No exchange here is closed for longer; New York's longest was a week, in 2001.
-_LONGEST: Final = timedelta(days=14)
+_CLOSED: Final = timedelta(days=14)
 
 
 def is_intraday(timeframe: str) -> bool:
@@ -43,6 +46,11 @@ def minutes_a_bar(timeframe: str) -> int:
     return int(LENGTH[timeframe] / np.timedelta64(1, "m")) if is_intraday(timeframe) else 1
 
 
+def bars_a_session(timeframe: str) -> int:
+    """The bars of the longest session of any asset class."""
+    return LONGEST // minutes_a_bar(timeframe) if is_intraday(timeframe) else 1
+
+
 def last_over(asset_class: AssetClass, timeframe: str, now: datetime, *, extended_hours: bool = True) -> date:
     """The last session of which no bar is yet to come.
 
@@ -58,7 +66,7 @@ def last_over(asset_class: AssetClass, timeframe: str, now: datetime, *, extende
     if asset_class != "stocks" or not extended_hours or not is_intraday(timeframe):
         return calendar.last_closed(now)
     last = (now.astimezone(NEW_YORK) + _AFTER_HOURS).date() - timedelta(days=1)
-    found: date = calendar.sessions(last - _LONGEST, last)[-1].item()
+    found: date = calendar.sessions(last - _CLOSED, last)[-1].item()
     return found
 
 

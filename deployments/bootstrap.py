@@ -99,11 +99,9 @@ def step() -> dict[str, str]:
 
 def _quotas(settings: Settings) -> dict[str, Quotas]:
     """The quotas of each vendor that there is a key for, by the name of the key."""
-    from tasks.vendors import DATABENTO_KEY
-
     found = {settings.polygon_key_name: settings.quotas}
     if settings.databento_api_key:
-        found[DATABENTO_KEY] = settings.quotas_of(DATABENTO)
+        found[DATABENTO] = settings.quotas_of(DATABENTO)
     return found
 
 

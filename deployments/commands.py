@@ -14,11 +14,11 @@ from uuid import UUID
 import click
 
 from closingbell import report
-from closingbell.bars import TIMEFRAMES
 from closingbell.cli import (
     CANNOT_RUN,
     CELLS_FAILED,
     OK,
+    TIMEFRAME,
     Day,
     asking,
     json_option,
@@ -215,12 +215,8 @@ def facts(
 @click.command("derive-events")
 @click.option("--tickers", "-t", help="Only these: AAPL,X:BTCUSD or @file. Default: every ticker with such bars.")
 @click.option("--universe", "-u", help="Those of a universe with such bars: sp500+etfs, sp500 or etfs.")
-@click.option(
-    "--timeframe", type=click.Choice(TIMEFRAMES), default="1d", show_default=True, help="That the detector looks at."
-)
-@click.option(
-    "--from-timeframe", type=click.Choice(TIMEFRAMES), help="Make them of these stored bars. Default: they are stored."
-)
+@click.option("--timeframe", type=TIMEFRAME, default="1d", show_default=True, help="That the detector looks at.")
+@click.option("--from-timeframe", type=TIMEFRAME, help="Make them of these stored bars. Default: they are stored.")
 @click.option("--detector", default="triangles", show_default=True, help="What to look for.")
 @click.option("--start", type=Day(), help="First date. Default: the first one stored.")
 @click.option("--end", type=Day(), help="Last date. Default: the last one stored.")

@@ -15,6 +15,7 @@ from closingbell.request import Request
 from flows import night
 from flows.form import Day, Ticker, Timeframe, Universe
 from tasks import events as steps
+from tasks.night import announce
 from tasks.resources import Resources
 from tasks.threads import threads
 
@@ -88,7 +89,7 @@ def _stored(resources: Resources, source: str, timeframe: str, universe: str | N
 
 def _derive(run: night.Run, asked: steps.Asked, plan: steps.Plan) -> State[Any]:
     request, records = run.request, run.resources.store.records
-    told = steps.announce(plan.lines(asked, len(request.tickers)))
+    told = announce(plan.lines(asked, len(request.tickers)))
     if run.dry_run:
         return Completed(message=f"dry run: {'; '.join(told)}")
     with records.alive(run.run_id):

@@ -1,4 +1,4 @@
-"""Daily bars of a universe or of some tickers, complete and correct, with the fewest calls."""
+"""Bars of a universe or of some tickers, complete and correct, with the fewest calls."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from closingbell import request
-from closingbell import universe as universes
-from closingbell.night import with_former
 from flows import night
 from flows.form import Day, Ticker, Timeframe, Universe, Vendor
-from tasks.resources import Resources
 from tasks.threads import threads
 
 
@@ -57,24 +53,20 @@ def ingest(
         dry_run: Only show the plan, and make no call.
     """
 
-    def ask(resources: Resources) -> request.Request:
-        names = universes.resolve(f"{universe}@{universe_on}" if universe_on else universe, tickers)
-        asked = request.build(
-            names,
-            start,
-            end,
-            resources.clock.now(),
-            recheck_sessions=recheck_sessions,
-            skip_non_sessions=skip_non_sessions,
-            ask_again=ask_again,
-            timeframes=timeframes,
-            extended_hours=resources.settings.extended_hours if extended_hours is None else extended_hours,
-            derive=derive,
-            source=resources.settings.source_of(source),
-            uncertain=uncertain,
-        )
-        if not former_tickers:
-            return asked
-        return with_former(resources.store, asked)
-
+    ask = night.asking(
+        universe,
+        universe_on,
+        tickers,
+        start,
+        end,
+        extended_hours=extended_hours,
+        source=source,
+        former_tickers=former_tickers,
+        timeframes=timeframes,
+        derive=derive,
+        recheck_sessions=recheck_sessions,
+        skip_non_sessions=skip_non_sessions,
+        ask_again=ask_again,
+        uncertain=uncertain,
+    )
     return night.run("ingest", ask, batch_size, dry_run=dry_run)

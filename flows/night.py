@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -16,9 +16,10 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from closingbell import identity, looks, report
+from closingbell import universe as universes
 from closingbell.errors import ClosingbellError
-from closingbell.night import work_out
-from closingbell.request import Request
+from closingbell.night import with_former, work_out
+from closingbell.request import Request, build
 from closingbell.sources.offers import priced
 from closingbell.store.records import as_run_id
 from tasks import night as steps
@@ -57,6 +58,48 @@ class Run:
     dry_run: bool
     begun: float
     now: datetime
+
+
+def asking(
+    universe: str,
+    universe_on: date | None,
+    tickers: Sequence[str] | None,
+    start: date | None,
+    end: date | None,
+    *,
+    extended_hours: bool | None,
+    source: str | None,
+    former_tickers: bool,
+    **how: Any,
+) -> Callable[[Resources], Request]:
+    """What makes the request of the cells that a form asks for; its parameters are the form's.
+
+    Args:
+        universe: whose bars, when no tickers are given.
+        universe_on: its members on this date; None: today's.
+        tickers: these instead.
+        start: see :func:`closingbell.request.build`, as for ``end`` and ``how``.
+        end: the last date.
+        extended_hours: None: as set.
+        source: the vendor; None: as set.
+        former_tickers: also what the companies were called before.
+        **how: what else is asked.
+    """
+
+    def ask(resources: Resources) -> Request:
+        settings = resources.settings
+        asked = build(
+            universes.resolve(f"{universe}@{universe_on}" if universe_on else universe, tickers),
+            start,
+            end,
+            resources.clock.now(),
+            extended_hours=settings.extended_hours if extended_hours is None else extended_hours,
+            source=settings.source_of(source),
+            **how,
+        )
+        return with_former(resources.store, asked) if former_tickers else asked
+
+    return ask
 
 
 def run(

@@ -142,7 +142,7 @@ class Work:
         source: the vendor's name.
         now: the instant that the run takes for the present.
         judges: the rules of each timeframe and asset class in the run.
-        mark: the moment the run was planned at, as :meth:`closingbell.store.PostgresWriter.mark` says it.
+        mark: the moment the run was planned at, as :meth:`closingbell.store.Writer.mark` says it.
     """
 
     run_id: UUID

@@ -10,7 +10,6 @@ from typing import Any, Final
 from uuid import UUID
 
 from prefect import Task, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -26,7 +25,6 @@ from closingbell.request import Request
 from closingbell.store.events import Events
 from tasks import night as steps
 from tasks.batch import retries, stopping, told, worth_retrying
-from tasks.endurance import put_artifact
 from tasks.resources import Resources, current
 
 #: So many windows a report lists.
@@ -148,14 +146,6 @@ def plan(asked: Asked, tickers: Sequence[str], resources: Resources) -> Plan:
     return found
 
 
-def announce(lines: Sequence[str]) -> list[str]:
-    """Say what will be done before it is done, in the log and as an artifact; returns it, a line each."""
-    for line in lines:
-        get_run_logger().info(line)
-    put_artifact(create_markdown_artifact, "## Plan\n\n" + "\n".join(f"- {line}" for line in lines), key="plan")
-    return list(lines)
-
-
 @task(name="derive events", task_run_name="derive {ticker}", cache_policy=NO_CACHE, retry_condition_fn=worth_retrying)
 @told
 def derive(ticker: str, asked: Asked, run_id: UUID) -> Tally:
@@ -226,9 +216,8 @@ def close(
     spent = time.monotonic() - begun
     looked = report.looked(run_id, flow, request, plan.numbers(), tally, actual_calls=0, seconds=spent)
     again = asked.command([failure.tickers[0] for failure in failed]) if failed else None
-    ended = {**looked, "events": _as_json(events), "told": _lines(events), "next_command": again}
-    resources.store.records.end_run(run_id, ended["state"], ended)
-    steps.publish(resources.settings.closingbell_home, ended)
+    more = {"events": _as_json(events), "told": _lines(events), "next_command": again}
+    ended = steps.ended(resources, run_id, {**looked, **more})
     if not failures:
         return Completed(message=_lines(events)[0])
     message = f"{len(failures):,} of {len(request.tickers):,} tickers failed ({'; '.join(ended['failed'])})"

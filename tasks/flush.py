@@ -16,7 +16,8 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from closingbell.errors import ClosingbellError, RunEndingError
@@ -171,23 +172,20 @@ class Flusher:
         if saving.of == len(saving.parts) > 1:
             loading.info("%s: %s", outcome.call, _received(outcome))
         while saving.parts:
-            part, begun = saving.parts[0], time.perf_counter()
+            part = saving.parts[0]
             claim = saving.claim.claim_id if len(saving.parts) == 1 else None
-            try:
-                result = self._write([part], [claim])
-            except BaseException as error:  # noqa: BLE001  (whoever waits has to learn of it, whatever it is)
-                with self._change:
-                    self._fail([saving], error)
-                    self._change.notify_all()
+            result, failure, spent = self._tried([part], [claim])
+            with self._noting([saving]):
+                self.tally.spend("database", spent)
+                if result is None:
+                    self._fail([saving], failure)
+                else:
+                    del saving.parts[0]
+                    self._add([part], result)
+                    if not saving.parts:
+                        self._done(saving, result)
+            if saving.failure:
                 return
-            with self._change:
-                del saving.parts[0]
-                self.tally.spend("database", time.perf_counter() - begun)
-                self._add([part], result)
-                if not saving.parts:
-                    self._written = True
-                    self._done(saving, result)
-                self._change.notify_all()
             if saving.of > 1:
                 left = sum(len(each.verdict.accepted) for each in saving.parts)
                 loading.info(
@@ -201,27 +199,41 @@ class Flusher:
                 )
 
     def _save(self, these: Sequence[Saving]) -> None:
-        begun = time.perf_counter()
-        result: FlushResult | None = None
-        failure: BaseException | None = None
-        try:
-            result = self._write([each.outcome for each in these], [each.claim.claim_id for each in these])
-        except BaseException as error:  # noqa: BLE001  (whoever waits has to learn of it, whatever it is)
-            failure = error
-        spent = time.perf_counter() - begun
+        outcomes, claims = [each.outcome for each in these], [each.claim.claim_id for each in these]
+        result, failure, spent = self._tried(outcomes, claims)
         if failure is not None and len(these) > 1 and not isinstance(failure, _OF_ALL):
             log.warning("%d answers could not be written at once (%s): one by one", len(these), failure)
             for each in these:
                 self._save([each])
             return
-        with self._change:
+        with self._noting(these):
             self.tally.spend("database", spent)
+            if result is None:
+                self._fail(these, failure)
+            else:
+                self._add(outcomes, result)
+                for each in these:
+                    self._done(each, result)
+
+    def _tried(
+        self, outcomes: Sequence[Outcome], claims: Sequence[int | None]
+    ) -> tuple[FlushResult | None, BaseException | None, float]:
+        """What a transaction wrote, or why it could not; and its seconds."""
+        begun = time.perf_counter()
+        result: FlushResult | None = None
+        failure: BaseException | None = None
+        try:
+            result = self._write(outcomes, claims)
+        except BaseException as error:  # noqa: BLE001  (whoever waits has to learn of it, whatever it is)
+            failure = error
+        return result, failure, time.perf_counter() - begun
+
+    @contextmanager
+    def _noting(self, these: Sequence[Saving]) -> Iterator[None]:
+        """Note in the block what became of answers; whoever waits for them learns of it, and of a bug in the noting."""
+        with self._change:
             try:
-                if result is not None:
-                    self._written = True
-                    self._note(these, result)
-                else:
-                    self._fail(these, failure)
+                yield
             except BaseException as bug:  # noqa: BLE001  (the same)
                 for each in these:
                     each.failure = each.failure or (None if each.saved else bug)
@@ -251,13 +263,9 @@ class Flusher:
             and one.outcome.call.timeframe == first.outcome.call.timeframe
         )
 
-    def _note(self, these: Sequence[Saving], result: FlushResult) -> None:
-        self._add([each.outcome for each in these], result)
-        for each in these:
-            self._done(each, result)
-
     def _add(self, outcomes: Sequence[Outcome], result: FlushResult) -> None:
         """Count what a transaction wrote."""
+        self._written = True
         skipped = Counter(rule for outcome in outcomes for rule in outcome.verdict.rules)
         if refused := result.quarantined - skipped.total():
             skipped[REFUSED] += refused

@@ -34,11 +34,11 @@ from tasks.resources import Resources
 GRACE: Final = 15.0
 
 
-def announce(lines: Sequence[str], gates: Gates) -> list[str]:
+def announce(lines: Sequence[str], gates: Gates | None = None) -> list[str]:
     """Say what will be done before it is done, in the log and as an artifact; returns it, a line each."""
     notes = [
         f"the limit {gate.name} allows {gate.in_force}, the setting says {gate.quota}"
-        for gate in gates.opened()
+        for gate in (gates.opened() if gates else ())
         if gate.in_force != gate.quota
     ]
     told = [*lines, *notes]
@@ -97,7 +97,7 @@ def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tall
         seconds=time.monotonic() - begun,
         parts=parts,
     )
-    return _ended(resources, work, told)
+    return ended(resources, work.run_id, told)
 
 
 def _reconciled(resources: Resources, night: Night) -> tuple[Reconciliation, list[dict[str, Any]]]:
@@ -120,7 +120,7 @@ def publish_looked(
     """Build the report of a run that looked up facts, and publish it."""
     calls, spent = _calls(resources, tally), time.monotonic() - begun
     told = report.looked(work.run_id, flow, request, plan, tally, actual_calls=calls, seconds=spent)
-    return _ended(resources, work, told)
+    return ended(resources, work.run_id, told)
 
 
 def _calls(resources: Resources, tally: Tally) -> int:
@@ -130,8 +130,9 @@ def _calls(resources: Resources, tally: Tally) -> int:
     return resources.calls_made
 
 
-def _ended(resources: Resources, work: Work, told: dict[str, Any]) -> dict[str, Any]:
-    resources.store.records.end_run(work.run_id, told["state"], told)
+def ended(resources: Resources, run_id: UUID, told: dict[str, Any]) -> dict[str, Any]:
+    """End a run: its report to the database, and to whoever looks for it."""
+    resources.store.records.end_run(run_id, told["state"], told)
     publish(resources.settings.closingbell_home, told)
     return told
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 from pydantic import SecretStr
 
@@ -17,9 +17,6 @@ from closingbell.sources.flatfiles import FlatFiles
 from closingbell.sources.polygon import PolygonSource
 from infra import embedded
 from tasks.gates import Gates
-
-#: The part of Databento's limits' names that sets them apart from Polygon's.
-DATABENTO_KEY: Final = DATABENTO
 
 
 class Abortable(Source, Protocol):
@@ -74,7 +71,7 @@ def opened(name: str, settings: Settings) -> Iterator[Vendor]:
     """
     with ExitStack() as stack:
         if name == DATABENTO:
-            key, call_timeout = DATABENTO_KEY, settings.databento_timeout
+            key, call_timeout = DATABENTO, settings.databento_timeout
         else:
             key, call_timeout = settings.polygon_key_name, settings.longest_call
         books = settings.closingbell_home / "leases"

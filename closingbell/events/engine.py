@@ -17,9 +17,10 @@ import numpy as np
 from closingbell.bars import Bars
 from closingbell.errors import ConfigurationError
 from closingbell.events.base import Detector
-from closingbell.events.history import History, Reads, a_session
+from closingbell.events.history import History, Reads
 from closingbell.events.tally import Tally
 from closingbell.events.todo import planned, rest
+from closingbell.intraday import bars_a_session
 from closingbell.resample import check
 from closingbell.store.events import Derived, Events, Mark, Span, Standing
 
@@ -66,7 +67,7 @@ class Derivation:
         self._events, self._detector = events, detector
         self._history = History(bars, self.of, detector.warm_up, self.tally)
         self._chunk = chunk
-        self._step = max(1, chunk // a_session(from_timeframe))  # sessions of a chunk
+        self._step = max(1, chunk // bars_a_session(from_timeframe))  # sessions of a chunk
 
     def look(self, start: date | None = None, end: date | None = None, *, purge: bool = False) -> tuple[Standing, Mark]:
         """What is derived, and the mark as it has to become; writes nothing.

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from closingbell.bars import Bars
 from closingbell.calendar import Days, asset_class, calendar_for
 from closingbell.events.tally import Tally
-from closingbell.resample import LENGTH, resample
+from closingbell.intraday import bars_a_session
+from closingbell.resample import resample
 from closingbell.store.events import Derived
-
-#: Minutes of a session that trades for as long as any: what a first guess goes by.
-_LONGEST: Final = 1440
 
 
 class Reads(Protocol):
@@ -39,7 +37,7 @@ class History:
     def __init__(self, bars: Reads, of: Derived, warm_up: int, tally: Tally) -> None:
         self._bars, self._of, self._warm_up, self._tally = bars, of, warm_up, tally
         self._calendar = calendar_for(asset_class(of.ticker))
-        self._ahead = 1 + 4 * warm_up // a_session(of.timeframe)  # sessions that the warm-up may take
+        self._ahead = 1 + 4 * warm_up // bars_a_session(of.timeframe)  # sessions that the warm-up may take
         self.sessions: Days = np.zeros(0, "M8[D]")
 
     def reaches(self, first: date, last: date) -> None:
@@ -89,10 +87,3 @@ class History:
     def made(self, bars: Bars) -> Bars:
         with self._tally.spent("resample"):
             return resample(bars, self._of.timeframe)
-
-
-def a_session(timeframe: str) -> int:
-    """Bars of a session that trades round the clock."""
-    if timeframe not in LENGTH:
-        return 1
-    return int(np.timedelta64(_LONGEST, "m") // LENGTH[timeframe])

@@ -145,8 +145,8 @@ def _asked(cells: Cells) -> Cells:
     return Cells(names, cells.sessions[sessions], cells.mask[np.ix_(tickers, sessions)])
 
 
-def _spans(connection: sa.Connection, cells: Cells) -> sa.FromClause:
-    """First and last session asked of each ticker, as a table."""
+def _spans(connection: sa.Connection, cells: Cells, *, to_instants: bool = False) -> sa.FromClause:
+    """First and last session asked of each ticker, as a table; also from when and before when their bars open."""
     first = cells.mask.argmax(axis=1)
     last = cells.mask.shape[1] - 1 - cells.mask[:, ::-1].argmax(axis=1)
     columns: dict[str, Values] = {
@@ -154,6 +154,10 @@ def _spans(connection: sa.Connection, cells: Cells) -> sa.FromClause:
         "first_session": (sa.Date, cells.sessions[first].tolist()),
         "last_session": (sa.Date, cells.sessions[last].tolist()),
     }
+    if to_instants:
+        begins, ends = reach(asset_class(cells.tickers[0]), cells.sessions)
+        columns["begins"] = (bar.c.ts.type, instants(begins[first]))
+        columns["ends"] = (bar.c.ts.type, instants(ends[last]))
     return database_of(connection).rows(connection, "span", columns)
 
 
@@ -198,17 +202,7 @@ def count_bars(connection: sa.Connection, timeframe: str, grids: Sequence[Cells]
     for cells in map(_asked, grids):
         if not cells.count:
             continue
-        begins, ends = reach(asset_class(cells.tickers[0]), cells.sessions)
-        first = cells.mask.argmax(axis=1)
-        last = cells.mask.shape[1] - 1 - cells.mask[:, ::-1].argmax(axis=1)
-        columns: dict[str, Values] = {
-            "ticker": (bar.c.ticker.type, cells.tickers),
-            "first_session": (sa.Date, cells.sessions[first].tolist()),
-            "last_session": (sa.Date, cells.sessions[last].tolist()),
-            "begins": (bar.c.ts.type, instants(begins[first])),
-            "ends": (bar.c.ts.type, instants(ends[last])),
-        }
-        span = database_of(connection).rows(connection, "span", columns)
+        span = _spans(connection, cells, to_instants=True)
         of_span = sa.and_(
             bar.c.ticker == span.c.ticker,
             bar.c.timeframe == timeframe,

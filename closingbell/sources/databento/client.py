@@ -14,7 +14,7 @@ import requests
 from closingbell.errors import ClosingbellError, ConfigurationError
 from closingbell.sources.databento.errors import malformed, of_status, of_transport
 from closingbell.sources.databento.symbols import Symbol
-from closingbell.sources.polygon.redact import Redactor
+from closingbell.sources.redact import Redactor
 
 #: What the installed version was read for; see docs/databento.md.
 INSTALL: Final = "pip install 'closingbell[databento]'"

@@ -32,7 +32,7 @@ from closingbell.errors import (
     RetryableError,
     UnknownTickerError,
 )
-from closingbell.sources.polygon.errors import retry_after
+from closingbell.sources.waits import retry_after
 
 #: Cases of a 422 that say that the range lies beyond what is there yet.
 _NOT_YET: Final = ("after_available_end", "end_after", "schema_not_fully_available")

@@ -16,8 +16,8 @@ from closingbell.sources.base import Dividend, Identity, MarketDayPage, Page, Sp
 from closingbell.sources.databento.client import Client, Span
 from closingbell.sources.databento.decode import decode
 from closingbell.sources.databento.symbols import Symbol, schema, symbol
-from closingbell.sources.polygon.redact import Redactor
-from closingbell.sources.polygon.tally import Tally
+from closingbell.sources.redact import Redactor
+from closingbell.sources.tally import Tally
 
 _DAY: Final = timedelta(days=1)
 

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 from closingbell.errors import ConfigurationError, RunEndingError
 from closingbell.quota import Gate
 from closingbell.sources.flatfiles import errors
-from closingbell.sources.polygon.redact import Redactor
+from closingbell.sources.redact import Redactor
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from closingbell.quota import Gates
 from closingbell.sources.base import MarketDayPage
 from closingbell.sources.flatfiles import download, parse
 from closingbell.sources.flatfiles.bucket import Bucket
-from closingbell.sources.polygon.tally import Tally
+from closingbell.sources.tally import Tally
 
 #: The vendor's folder for each timeframe; the others can be derived from minutes.
 DATASETS: Final = {"1m": "us_stocks_sip/minute_aggs_v1", "1d": "us_stocks_sip/day_aggs_v1"}

@@ -22,11 +22,8 @@ ticker its bars, although asking again the same way will not help: a caller may 
 
 from __future__ import annotations
 
-import math
-import time
 import traceback
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final
 
@@ -43,12 +40,7 @@ from closingbell.errors import (
     UnexpectedError,
     UnknownTickerError,
 )
-
-#: No Retry-After is followed for longer than this: more looks like a hang, and a later run will ask again anyway.
-LONGEST_WAIT: Final = 3600.0
-
-#: A wait of more than a day is no quota's: such a Retry-After says nothing.
-_BELIEVED: Final = 86_400.0
+from closingbell.sources.waits import retry_after
 
 #: Where a path names a ticker that may be unknown.
 _OF_A_TICKER: Final = ("/v2/aggs/ticker/", "/vX/reference/tickers/")
@@ -58,33 +50,6 @@ class _Failure(msgspec.Struct):
     status: str = ""
     error: str = ""
     message: str = ""
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that ``Retry-After`` asks for, from 0 to :data:`LONGEST_WAIT`; None if absent or not to be believed.
-
-    Both forms of RFC 9110, 10.2.3 are read: seconds, and an HTTP date, which counts from the answer's own ``Date`` if
-    there is one, so that it does not matter whether this machine's clock is right.
-    """
-    text = headers.get("Retry-After", "").strip()
-    try:
-        seconds = float(text)
-    except ValueError:
-        until, now = _instant(text), _instant(headers.get("Date", ""))
-        if until is None:
-            return None
-        seconds = until - (time.time() if now is None else now)
-    if math.isnan(seconds) or seconds > _BELIEVED:
-        return None
-    return min(max(seconds, 0.0), LONGEST_WAIT)
-
-
-def _instant(text: str) -> float | None:
-    """An HTTP date as seconds since 1970; None if it is none."""
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
 
 
 def of_status(status: int, path: str, headers: Mapping[str, str], body: bytes) -> ClosingbellError:

@@ -22,9 +22,9 @@ from closingbell.sources.base import Dividend, Identity, MarketDayPage, Page, Sp
 from closingbell.sources.polygon import answers
 from closingbell.sources.polygon.cursor import Cursors
 from closingbell.sources.polygon.question import Listing, check_dates, check_ticker
-from closingbell.sources.polygon.redact import Redactor
-from closingbell.sources.polygon.tally import Tally
 from closingbell.sources.polygon.transport import Answer, Limits, Transport
+from closingbell.sources.redact import Redactor
+from closingbell.sources.tally import Tally
 
 #: Our timeframes as the vendor's multiplier and timespan.
 _TIMESPANS: Final = {

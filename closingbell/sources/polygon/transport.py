@@ -23,8 +23,8 @@ from closingbell.quota import Gate, Gates
 from closingbell.sources.polygon import body as bodies
 from closingbell.sources.polygon import errors
 from closingbell.sources.polygon.deadline import Deadline, pool_manager
-from closingbell.sources.polygon.redact import Redactor
-from closingbell.sources.polygon.tally import Tally
+from closingbell.sources.redact import Redactor
+from closingbell.sources.tally import Tally
 
 #: One attempt and no more; every status, redirects among them, comes back to us as it is.
 _ONCE: Final = Retry(

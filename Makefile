@@ -47,7 +47,9 @@ format: $(ENV) ## Put the style right
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-lock: $(ENV) ## Resolve pyproject.toml into the hashed requirements.lock
+lock: ## Resolve pyproject.toml into the hashed requirements.lock
+	@# Not after $(ENV), which wants what is only about to be locked.
+	@test -x $(BIN)/uv || $(MAKE) $(ENV)
 	@$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --generate-hashes --universal --no-header -o requirements.lock
 
 audit: $(ENV) ## Look for known vulnerabilities in what is locked

@@ -249,7 +249,7 @@ def _night(database: Bench, outcomes: Sequence[Outcome], count: int) -> Table:
         return time.perf_counter() - begun
 
     for number, day in enumerate(days[: 4 * count + 1].tolist()):
-        bars = _market_day(day, tickers)
+        bars = market_day(day, tickers)
         outcome = judge.answered(MarketDay(day, tuple(tickers)), bars, len(bars))
         state = "cold" if number % 4 >= 2 else "warm"
         if state == "cold":
@@ -276,7 +276,8 @@ def _night(database: Bench, outcomes: Sequence[Outcome], count: int) -> Table:
     )
 
 
-def _market_day(day: date, tickers: Sequence[str]) -> Bars:
+def market_day(day: date, tickers: Sequence[str]) -> Bars:
+    """A daily bar of each ticker, all alike."""
     rows = np.zeros(len(tickers), BAR)
     rows["ticker"], rows["session"] = np.arange(len(tickers)), np.datetime64(day)
     rows["ts"] = calendar_for("stocks").opens(rows["session"])

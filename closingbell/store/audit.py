@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
@@ -161,6 +162,10 @@ def _spans(connection: sa.Connection, cells: Cells, *, to_instants: bool = False
     return database_of(connection).rows(connection, "span", columns)
 
 
+def _around(cells: Cells) -> tuple[datetime, datetime]:
+    return around(cells.sessions[0].item(), cells.sessions[-1].item())
+
+
 def _gaps_of(source: str, timeframe: str, span: sa.FromClause) -> sa.ColumnElement[bool]:
     return sa.and_(
         gap.c.source == source,
@@ -187,6 +192,7 @@ def _bars(connection: sa.Connection, timeframe: str, cells: Cells) -> NDArray[np
         bar.c.session.between(span.c.first_session, span.c.last_session),
         # Without these bounds the night's three sessions would read the whole history.
         bar.c.ts.between(span.c.first_session - _NEAR, span.c.last_session + _NEAR),
+        bar.c.ts.between(*_around(cells)),  # the same for all, by which the planner knows the partitions
     )
     # Without the sessions, a bar on a day that is none would make up for one that is lost. In the list of columns they
     # are looked up in a hash; as a condition they would be gone through for each of a million bars.
@@ -208,6 +214,7 @@ def count_bars(connection: sa.Connection, timeframe: str, grids: Sequence[Cells]
             bar.c.timeframe == timeframe,
             bar.c.ts >= span.c.begins,
             bar.c.ts < span.c.ends,
+            bar.c.ts.between(*_around(cells)),
             bar.c.session.between(span.c.first_session, span.c.last_session),
         )
         query = sa.select(sa.func.count()).select_from(span.join(bar, of_span))
@@ -234,6 +241,7 @@ def _within_days(connection: sa.Connection, timeframe: str, cells: Cells) -> NDA
             bar.c.session == known.c.session,
             bar.c.ts >= known.c.begins,
             bar.c.ts < known.c.ends,
+            bar.c.ts.between(*_around(cells)),
         )
         .correlate(span, known)
     )
@@ -267,11 +275,11 @@ def _both(
     """How many sessions between the first and the last one asked have a gap although there is a bar, and how many
     although there is one of this vendor; each of shape (n,)."""
     span = _spans(connection, cells)
-    own = has_bar(timeframe, gap, gap.c.source)
+    own = has_bar(timeframe, gap, gap.c.source, between=_around(cells))
     both = (
         sa.select(gap.c.ticker, sa.case((_BEGUN, _NONE), (own, _ONE), else_=_NONE).label("own"))
         .join_from(span, gap, _gaps_of(source, timeframe, span))
-        .where(has_bar(timeframe, gap))
+        .where(has_bar(timeframe, gap, between=_around(cells)))
         .subquery("both_there")
     )
     query = sa.select(both.c.ticker, sa.func.count(), sa.func.sum(both.c.own)).group_by(both.c.ticker)
@@ -283,7 +291,7 @@ def _both(
 def _looked_at(connection: sa.Connection, source: str, timeframe: str, cells: Cells) -> Reconciliation:
     """The same for a few tickers, session by session."""
     first, last = cells.sessions[0].item(), cells.sessions[-1].item()
-    lo, hi = around(first, last)
+    lo, hi = _around(cells)
     database = database_of(connection)
     stored = connection.execute(
         sa.select(bar.c.ticker, bar.c.session, sa.case((bar.c.source.in_(origins(source)), _ONE), else_=_NONE))

@@ -20,7 +20,7 @@ from closingbell.plan import Call, MarketDay
 from closingbell.store.database import database_of
 from closingbell.store.lives import is_gone
 from closingbell.store.marks import counted
-from closingbell.store.schema import claim
+from closingbell.store.schema import claim, gap
 
 #: Answers that say nothing of the vendor's data: another run asks for itself.
 _NO_ANSWER: Final = ("failed", "pending")
@@ -143,6 +143,69 @@ def close(connection: sa.Connection, run_id: UUID, outcomes: Sequence[Outcome], 
     if in_vain:
         these = database.among(connection, claim.c.claim_id, in_vain)
         connection.execute(sa.delete(claim).where(these, claim.c.run_id == run_id))
+
+
+def unanswered(
+    connection: sa.Connection, run_id: UUID, source: str, timeframe: str, calls: Sequence[Call]
+) -> list[Call]:
+    """What a run has yet to ask for of calls that a process of it was handed, and died over, as far as is known.
+
+    What that process has in flight is dropped: whoever takes its place claims it anew. A call that was answered with an
+    error is asked again as a whole, for nobody lives who could tell of it.
+
+    Args:
+        connection: in a transaction.
+        run_id: the run.
+        source: the vendor.
+        timeframe: of the bars.
+        calls: the calls, on which nobody else works.
+    """
+    if not calls:
+        return []
+    spans = [_span(call) for call in calls]
+    first, last = min(first for first, _ in spans), max(last for _, last in spans)
+    names = sorted({ticker for call in calls for ticker in tickers(call)})
+    database = database_of(connection)
+    of_run = sa.and_(
+        claim.c.run_id == run_id,
+        claim.c.source == source,
+        claim.c.timeframe == timeframe,
+        claim.c.last_session >= first,
+        claim.c.first_session <= last,
+        sa.or_(claim.c.ticker.is_(None), database.among(connection, claim.c.ticker, names)),
+    )
+    columns = ("claim_id", "ticker", "tickers", "first_session", "last_session", "done_at")
+    mine = connection.execute(sa.select(*(claim.c[name] for name in columns)).where(of_run)).all()
+    found = [[one for one in mine if _covers(one, call)] for call in calls]
+    if left := [one.claim_id for these in found for one in these if one.done_at is None]:
+        connection.execute(sa.delete(claim).where(database.among(connection, claim.c.claim_id, left)))
+    if not any(one.done_at for these in found for one in these):
+        return list(calls)
+    failed = connection.execute(
+        sa.select(gap.c.ticker, gap.c.session).where(
+            gap.c.source == source,
+            gap.c.timeframe == timeframe,
+            gap.c.session.between(first, last),
+            gap.c.last_error.is_not(None),
+            database.among(connection, gap.c.ticker, names),
+        )
+    )
+    holes = {(ticker, session) for ticker, session in failed}
+    rest = [
+        call if holes.intersection(call.cells) else _left(call, [one for one in these if one.done_at])
+        for call, these in zip(calls, found, strict=True)
+    ]
+    return [call for call in rest if call]
+
+
+def _covers(one: sa.Row[Any], call: Call) -> bool:
+    """Whether a claim is on cells of a call."""
+    first, last = _span(call)
+    if one.first_session > last or one.last_session < first:
+        return False
+    if isinstance(call, MarketDay):
+        return one.ticker is None and not set(call.tickers).isdisjoint(one.tickers)
+    return bool(one.ticker == call.ticker)
 
 
 def _free(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, call: Call, mark: str) -> Claim:

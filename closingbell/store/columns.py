@@ -27,15 +27,16 @@ def in_order(bars: Bars) -> NDArray[np.intp]:
     place = np.empty(len(bars.tickers), np.int32)
     place[np.argsort(np.array([ticker.encode() for ticker in bars.tickers]), kind="stable")] = np.arange(len(place))
     tickers, instants = place[bars.rows["ticker"]], np.ascontiguousarray(bars.rows["ts"])
-    if _ascends(tickers, instants):
+    if ascends(tickers, instants):
         return np.arange(len(bars))
     # Most blocks hold each ticker's bars in the order of time; small integers are sorted without comparing them.
     small = np.uint16 if len(place) < 2**16 else np.int32
     order = np.argsort(tickers.astype(small), kind="stable")
-    return order if _ascends(tickers[order], instants[order]) else np.lexsort((instants, tickers))
+    return order if ascends(tickers[order], instants[order]) else np.lexsort((instants, tickers))
 
 
-def _ascends(tickers: NDArray[np.int32], instants: NDArray[np.datetime64]) -> bool:
+def ascends(tickers: NDArray[np.int32], instants: NDArray[np.datetime64]) -> bool:
+    """Whether rows are in the order of these numbers of their tickers, and of their instants; each of shape (n,)."""
     same, later = tickers[1:] == tickers[:-1], instants[1:] >= instants[:-1]
     return bool(((tickers[1:] > tickers[:-1]) | (same & later)).all())
 
@@ -82,6 +83,12 @@ def nullable(values: NDArray[Any]) -> list[Any]:
 def instants(values: NDArray[np.datetime64]) -> list[datetime]:
     """UTC instants as aware Python ones."""
     return [value.replace(tzinfo=UTC) for value in values.tolist()]
+
+
+def bounds(values: NDArray[np.datetime64]) -> tuple[datetime, datetime]:
+    """The first and the last of some UTC instants, as aware Python ones: by them a planner knows partitions."""
+    first, last = instants(np.array([values.min(), values.max()]))
+    return first, last
 
 
 def around(first: date, last: date) -> tuple[datetime, datetime]:

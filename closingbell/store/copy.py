@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 #: Rows of a block: about a megabyte. While one is on its way, the next is built.
 BLOCK: Final = 8192
 
-_HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
-_TRAILER: Final = b"\xff\xff"
-_EPOCH: Final = np.datetime64("2000-01-01")
+HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+TRAILER: Final = b"\xff\xff"
+EPOCH: Final = np.datetime64("2000-01-01")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class Field:
     @classmethod
     def dates(cls, values: NDArray[np.datetime64]) -> Field:
         """Dates: days since 2000-01-01, in 4 bytes."""
-        return cls((values.astype("M8[D]") - _EPOCH).astype(np.int64).astype(">i4"))
+        return cls((values.astype("M8[D]") - EPOCH).astype(np.int64).astype(">i4"))
 
     @classmethod
     def instants(cls, values: NDArray[np.datetime64]) -> Field:
         """UTC instants for ``timestamptz``: microseconds since 2000-01-01, in 8 bytes."""
-        return cls((values.astype("M8[us]") - _EPOCH).astype(np.int64).astype(">i8"))
+        return cls((values.astype("M8[us]") - EPOCH).astype(np.int64).astype(">i8"))
 
     @classmethod
     def constant(cls, value: bytes, n: int) -> Field:
@@ -109,14 +109,14 @@ class Rows:
 
     @staticmethod
     def _made(count: int, fields: Callable[[slice], Sequence[Field]]) -> Iterator[bytes]:
-        yield _HEADER
+        yield HEADER
         for first in range(0, count, BLOCK):
             yield encode(fields(slice(first, min(first + BLOCK, count))))
-        yield _TRAILER
+        yield TRAILER
 
 
 #: How numpy reads the types that :func:`parse` takes.
-_READ: Final = {"int4": ">i4", "int8": ">i8", "float8": ">f8", "date": ">i4", "timestamptz": ">i8"}
+READ: Final = {"int4": ">i4", "int8": ">i8", "float8": ">f8", "date": ">i4", "timestamptz": ">i8"}
 
 
 def parse(stream: bytes, fields: Sequence[tuple[str, str]]) -> NDArray[np.void]:
@@ -134,8 +134,8 @@ def parse(stream: bytes, fields: Sequence[tuple[str, str]]) -> NDArray[np.void]:
     """
     layout: list[tuple[str, str]] = [("count", ">i2")]
     for name, kind in fields:
-        layout += [(f"length of {name}", ">i4"), (name, _READ[kind])]
-    body = memoryview(stream)[len(_HEADER) : -len(_TRAILER)]
+        layout += [(f"length of {name}", ">i4"), (name, READ[kind])]
+    body = memoryview(stream)[len(HEADER) : -len(TRAILER)]
     rows = np.frombuffer(body, np.dtype(layout))
     if len(rows) and (rows["count"] != len(fields)).any():
         raise ValueError("the COPY stream has other columns, or NULLs")
@@ -143,9 +143,9 @@ def parse(stream: bytes, fields: Sequence[tuple[str, str]]) -> NDArray[np.void]:
     for name, kind in fields:
         values = rows[name]
         if kind == "date":
-            values = _EPOCH + values.astype("m8[D]")
+            values = EPOCH + values.astype("m8[D]")
         elif kind == "timestamptz":
-            values = _EPOCH.astype("M8[us]") + values.astype("m8[us]")
+            values = EPOCH.astype("M8[us]") + values.astype("m8[us]")
         parsed.append((name, values))
     block = np.empty(len(rows), np.dtype([(name, values.dtype.newbyteorder("=")) for name, values in parsed]))
     for name, values in parsed:

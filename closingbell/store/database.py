@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -22,6 +22,7 @@ from sqlalchemy.types import TypeEngine
 from closingbell.bars import Bars
 from closingbell.cells import Watermark
 from closingbell.errors import ClosingbellError
+from closingbell.store.selected import Block, block_of
 
 #: A column of values, for :meth:`Database.rows`: its type, and as many values as there are rows.
 Values = tuple[TypeEngine[Any] | type[TypeEngine[Any]], Sequence[Any]]
@@ -273,6 +274,53 @@ class Database(ABC):
     ) -> Bars:
         """A vendor's stored bars of some tickers from session ``first`` to session ``last``, by ticker and ``ts``."""
 
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def known(
+        self, connection: sa.Connection, relation: str, columns: Sequence[sa.ColumnClause[Any]], instant: datetime
+    ) -> sa.FromClause:
+        """``bar_as_of`` or another relation of an instant, to select from in this transaction.
+
+        Args:
+            connection: in a transaction, in which no other instant is asked for.
+            relation: its name.
+            columns: those of its columns that are used.
+            instant: aware.
+        """
+
+    def each(
+        self,
+        connection: sa.Connection,
+        tickers: Sequence[str],
+        query: Callable[[Callable[[sa.ColumnElement[str]], sa.ColumnElement[bool]]], sa.Select[Any]],
+    ) -> sa.Select[Any]:
+        """A query for the rows of some tickers, by ticker and ``ts``.
+
+        Args:
+            connection: in a transaction.
+            tickers: in order, byte by byte; each once.
+            query: makes it, given what turns the column of tickers into the condition that it is one of them; its
+                rows have ``ticker`` and ``ts``.
+        """
+        made = query(lambda column: self.among(connection, column, tickers))
+        return made.order_by(made.selected_columns["ticker"], made.selected_columns["ts"])
+
+    def selected(self, connection: sa.Connection, query: sa.Select[Any], rows: int) -> Iterator[Block]:
+        """The rows of a query as columns, block by block.
+
+        Whoever does not take all blocks closes the generator, and then uses the connection for nothing more.
+
+        Args:
+            connection: in a transaction that only reads.
+            query: its columns are named and typed.
+            rows: how many there are in a block; in the last one there may be fewer.
+        """
+        kinds = {column.name: column.type for column in query.selected_columns}
+        with connection.execution_options(yield_per=rows).execute(query) as result:
+            for part in result.partitions():
+                yield block_of(kinds, part)
+
     # -- schema ------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -286,6 +334,14 @@ class Database(ABC):
     @abstractmethod
     def analyze(self, connection: sa.Connection, table: sa.Table) -> None:
         """Tell the planner of a table that has just been filled, where it would take it for an empty one."""
+
+    def prepared_until(self, connection: sa.Connection) -> date | None:
+        """The day from which on bars share one last partition of their table; None: it has none, or needs none."""
+        return None
+
+    def prepare_until(self, connection: sa.Connection, day: date) -> bool:
+        """Make partitions of the bars' table up to a day, the first of a quarter, as its owner; whether any were."""
+        return False
 
     # -- grants ------------------------------------------------------------------------------------------------
 

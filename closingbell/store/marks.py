@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -125,10 +126,22 @@ def counted(
         connection.execute(_COUNT, {"counted": run_id, **{f"more_{name}": count for name, count in more.items()}})
 
 
-def has_bar(timeframe: str, cell: sa.FromClause, source: sa.ColumnElement[str] | None = None) -> sa.ColumnElement[bool]:
+def has_bar(
+    timeframe: str,
+    cell: sa.FromClause,
+    source: sa.ColumnElement[str] | None = None,
+    *,
+    between: tuple[datetime, datetime] | None = None,
+) -> sa.ColumnElement[bool]:
     """That a cell of ``cell``, with columns ticker and session, has a bar, of this vendor or of any.
 
     The key of ``bar`` has ``ts`` and no session, but every bar opens within days of its own.
+
+    Args:
+        timeframe: of the bar.
+        cell: where the cells are.
+        source: the vendor; None: any.
+        between: instants between which the bars of all the cells open, where they are known.
     """
     near: sa.ColumnElement[Any] = sa.literal_column("7" if timeframe == "1d" else "3")
     of = bar.alias("of_cell")
@@ -140,4 +153,6 @@ def has_bar(timeframe: str, cell: sa.FromClause, source: sa.ColumnElement[str] |
     ]
     if source is not None:
         where.append(of_vendor(of.c.source, source))
+    if between:
+        where.append(of.c.ts.between(*between))
     return sa.exists(sa.select(sa.literal_column("1")).select_from(of).where(*where))

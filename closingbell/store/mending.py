@@ -12,6 +12,7 @@ from closingbell.calendar import asset_class, calendar_for
 from closingbell.cells import Watermark
 from closingbell.healing import Cell, Damage
 from closingbell.store.asked import asked_for
+from closingbell.store.columns import around
 from closingbell.store.database import Series, Values, database_of, moment
 from closingbell.store.marks import has_bar, lock_marks, make_marks
 from closingbell.store.origin import MADE, origins
@@ -75,7 +76,9 @@ def mend(connection: sa.Connection, run_id: UUID, source: str, timeframe: str, d
         make_marks(connection, series, damage.orphans)
     lock_marks(connection, series, damage.per_ticker)
     _reopen(connection, series, damage.lost, at)
-    own = has_bar(timeframe, gap, gap.c.source)  # another vendor's bar does not unsay what this one answered
+    near = _near(damage.contradicted)
+    # Another vendor's bar does not unsay what this one answered.
+    own = has_bar(timeframe, gap, gap.c.source, between=near)
     _close(connection, series, damage.contradicted, own)
     _close(connection, series, damage.unproven, _is_unproven())
     _reopen(connection, series, damage.unproven, at)
@@ -139,4 +142,11 @@ def _reopen(connection: sa.Connection, series: Series, cells: Sequence[Cell], at
         lost.c.session.between(watermark.c.first_session, watermark.c.last_session),
     )
     query = sa.select(*values.values()).join_from(lost, watermark, spanned)
-    database_of(connection).insert_missing(connection, gap, values, query.where(~has_bar(series.timeframe, lost)))
+    none = ~has_bar(series.timeframe, lost, between=_near(cells))
+    database_of(connection).insert_missing(connection, gap, values, query.where(none))
+
+
+def _near(cells: Sequence[Cell]) -> tuple[datetime, datetime] | None:
+    """Instants between which all bars of some cells open; None where there are no cells."""
+    sessions = [session for _, session in cells]
+    return around(min(sessions), max(sessions)) if sessions else None

@@ -64,6 +64,7 @@ from closingbell.store.origin import origins
 from closingbell.store.poison import MANY, everything, too_many
 from closingbell.store.refusals import takes_any
 from closingbell.store.schema import VERSION, bar, metadata, run
+from closingbell.store.selected import Block
 from closingbell.store.tls import is_here
 from closingbell.store.views import VIEWS, Views
 from closingbell.text import visible
@@ -193,6 +194,9 @@ def _compile_merge(merge: Merge, compiler: Any, **options: Any) -> str:
         text += f" WHEN MATCHED THEN UPDATE SET {sets}{f' WHERE {where}' if where else ''}"
     return text + (f" WHEN NOT MATCHED THEN INSERT {inserts}" if inserts else "")
 
+
+#: Rows of one round trip when many are read: about half a megabyte of bars.
+_FETCHED: Final = 5_000
 
 #: What only this database has: tables of values, for the time of a transaction; and names that can be locked.
 technical = sa.MetaData()
@@ -985,6 +989,25 @@ class Oracle(Database):
             block[name] = np.array(values, np.float64)
         block["trades"] = [NO_TRADES if count is None else count for count in columns[-1]]
         return Bars(tuple(tickers), block[np.lexsort((block["ts"], block["ticker"]))], timeframe)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def known(
+        self, connection: sa.Connection, relation: str, columns: Sequence[sa.ColumnClause[Any]], instant: datetime
+    ) -> sa.FromClause:
+        connection.execute(sa.delete(present))
+        connection.execute(sa.insert(present).values(instant=instant))  # gone with the transaction
+        return sa.table(relation, *columns)
+
+    def selected(self, connection: sa.Connection, query: sa.Select[Any], rows: int) -> Iterator[Block]:
+        def fetch_many(_: object, cursor: Any, *__: object) -> None:
+            cursor.arraysize = min(rows, _FETCHED)  # the driver's own 100 is a round trip for so many rows
+
+        sa.event.listen(connection, "before_cursor_execute", fetch_many)
+        try:
+            yield from super().selected(connection, query, rows)
+        finally:
+            sa.event.remove(connection, "before_cursor_execute", fetch_many)
 
     # -- schema --------------------------------------------------------------------------------------------------
 

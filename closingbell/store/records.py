@@ -25,7 +25,7 @@ from closingbell.healing import Damage
 from closingbell.store import audit, mending
 from closingbell.store.audit import Reconciliation
 from closingbell.store.claims import drop_old
-from closingbell.store.columns import instants
+from closingbell.store.columns import bounds, instants
 from closingbell.store.database import database_of
 from closingbell.store.faults import transaction
 from closingbell.store.lives import bury, is_gone
@@ -314,13 +314,30 @@ class Records:
         )
         with transaction(self._engine) as connection:
             of_these = database_of(connection).among(connection, bar.c.ticker, tickers)
-            found = connection.execute(query.where(of_these)).all()
-        number = {ticker: i for i, ticker in enumerate(tickers)}
-        rows = np.zeros(len(found), BAR)
-        for row, (ticker, session, ts, close, volume) in zip(rows, found, strict=True):
-            row["ticker"], row["session"], row["ts"] = number[ticker], session, ts.replace(tzinfo=None)
-            row["close"], row["volume"] = close, volume
-        return Bars(tuple(tickers), rows, timeframe)
+            return _few(connection.execute(query.where(of_these)).all(), tickers, timeframe)
+
+    @persistent
+    def shared(self, run_id: UUID, timeframe: str, tickers: Sequence[str]) -> Bars:
+        """Bars that the run stored of these tickers, each of them under two or more of them.
+
+        Of each only ticker, session, ts, close and volume are set.
+        """
+        same = ("ts", "open", "high", "low", "close", "volume")
+        other = bar.alias("other")
+        query = (
+            sa.select(bar.c.ticker, bar.c.session, bar.c.ts, bar.c.close, bar.c.volume)
+            .join_from(bar, other, sa.and_(*(other.c[name] == bar.c[name] for name in same)))
+            .where(
+                *(each.c.timeframe == timeframe for each in (bar, other)),
+                *(each.c.run_id == run_id for each in (bar, other)),
+                other.c.ticker != bar.c.ticker,
+            )
+            .distinct()
+        )
+        with transaction(self._engine) as connection:
+            database = database_of(connection)
+            of_these = (database.among(connection, each.c.ticker, tickers) for each in (bar, other))
+            return _few(connection.execute(query.where(*of_these)).all(), tickers, timeframe)
 
     @persistent
     def owner(
@@ -340,6 +357,7 @@ class Records:
                     database.among(connection, bar.c.ticker, tickers),
                     bar.c.ticker != but,
                     database.among(connection, bar.c.ts, at),
+                    bar.c.ts.between(*bounds(bars["ts"])),
                 )
                 .group_by(bar.c.ticker)
                 .order_by(sa.func.count().desc(), bar.c.ticker)
@@ -429,6 +447,12 @@ class Records:
         }
 
     @persistent
+    def prepared_until(self) -> date | None:
+        """The day from which on bars share one last partition of their table; None: it has none, or needs none."""
+        with transaction(self._engine) as connection:
+            return database_of(connection).prepared_until(connection)
+
+    @persistent
     def of_ticker(self, ticker: str, limit: int = 10) -> Mapping[str, Any]:
         """What is known of one ticker; see :func:`closingbell.store.ticker.of_ticker`."""
         with transaction(self._engine) as connection:
@@ -477,3 +501,13 @@ def as_run_id(text: str) -> UUID:
         raise ConfigurationError(
             "this is not a run's id", value=repr(text), fix="closingbell status lists the last runs with their ids."
         ) from None
+
+
+def _few(found: Sequence[sa.Row[Any]], tickers: Sequence[str], timeframe: str) -> Bars:
+    """Bars of which no more than ticker, session, ts, close and volume is known."""
+    number = {ticker: i for i, ticker in enumerate(tickers)}
+    rows = np.zeros(len(found), BAR)
+    for row, (ticker, session, ts, close, volume) in zip(rows, found, strict=True):
+        row["ticker"], row["session"], row["ts"] = number[ticker], session, ts.replace(tzinfo=None)
+        row["close"], row["volume"] = close, volume
+    return Bars(tuple(tickers), rows, timeframe)

@@ -71,6 +71,7 @@ bar = sa.Table(
     *_required(_values()),
     sa.Column("source", _SHORT, nullable=False),
     sa.Column("run_id", sa.Uuid, nullable=False, comment="the run that last wrote the row"),
+    postgresql_partition_by="LIST (timeframe)",  # and those of intraday bars by ts: partitions.py
 )
 
 watermark = sa.Table(

@@ -30,7 +30,7 @@ from closingbell.quality import Verdict
 from closingbell.store import claims as claimed
 from closingbell.store import late
 from closingbell.store.claims import Claim
-from closingbell.store.columns import apart, instants, is_latest, joined, nullable
+from closingbell.store.columns import apart, around, bounds, instants, is_latest, joined, nullable
 from closingbell.store.database import Database, Series, Values, database_of
 from closingbell.store.faults import OvertakenError, RaceError, RefusedError
 from closingbell.store.ledger import LOOK_BACK, Settlement, spans
@@ -184,6 +184,14 @@ class Writer:
             ClosingbellError: as :meth:`flush`.
         """
         return self._redo(lambda connection: claimed.take(connection, run_id, source, timeframe, calls, mark))
+
+    def unanswered(self, run_id: UUID, source: str, timeframe: str, calls: Sequence[Call]) -> list[Call]:
+        """What a run has yet to ask for of calls that another process of it may have made, in part, before it died.
+
+        Raises:
+            ClosingbellError: as :meth:`flush`.
+        """
+        return self._redo(lambda connection: claimed.unanswered(connection, run_id, source, timeframe, calls))
 
     def take_out(
         self, run_id: UUID, source: str, timeframe: str, bars: Bars, rules: Sequence[str], at: datetime
@@ -414,7 +422,8 @@ def _take_out(
         },
     )
     same = ("ticker", "ts", "close", "volume")
-    stands = sa.and_(bar.c.timeframe == series.timeframe, *(bar.c[name] == bad.c[name] for name in same))
+    among = sa.and_(bar.c.timeframe == series.timeframe, bar.c.ts.between(*bounds(rows["ts"])))
+    stands = sa.and_(among, *(bar.c[name] == bad.c[name] for name in same))
     gone = connection.execute(sa.select(*bar.c, bad.c.rule).join_from(bar, bad, stands)).all()
     if not gone:
         return []
@@ -426,7 +435,7 @@ def _take_out(
     out = database.rows(connection, "gone", told)
     deleted = connection.execute(
         sa.delete(bar).where(
-            bar.c.timeframe == series.timeframe,
+            among,
             sa.tuple_(*(bar.c[name] for name in same)).in_(sa.select(*(out.c[name] for name in same))),
         )
     )
@@ -445,6 +454,7 @@ def _take_out(
     old |= {"run_id": me, "old_run_id": out.c.run_id, "seen_at": seen}
     connection.execute(sa.insert(revision).from_select(list(old), sa.select(*old.values())))
     cells = sorted({(row.ticker, row.session) for row in gone})
+    near = around(min(session for _, session in cells), max(session for _, session in cells))
     cell = database.rows(
         connection,
         "cell",
@@ -470,7 +480,7 @@ def _take_out(
             cell.c.session.between(watermark.c.first_session, watermark.c.last_session),
         ),
     )
-    database.insert_missing(connection, gap, opened, spanned.where(~has_bar(series.timeframe, cell)))
+    database.insert_missing(connection, gap, opened, spanned.where(~has_bar(series.timeframe, cell, between=near)))
     return sorted((row.ticker, row.session, row.rule) for row in gone)
 
 

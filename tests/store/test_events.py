@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from closingbell.bars import BAR, Bars
 from closingbell.calendar import calendar_for
-from closingbell.cli import _ticker_lines
 from closingbell.errors import ConfigurationError
 from closingbell.events import Triangles
 from closingbell.events.engine import Derivation
@@ -27,6 +26,7 @@ from closingbell.resample import resample
 from closingbell.store import Store
 from closingbell.store.events import Derived, Events, Mark
 from closingbell.store.schema import event, event_mark, late_cell
+from closingbell.told import ticker_lines
 
 TICKER, SOURCE = "X:BTCUSD", "polygon"
 AT = datetime(2024, 4, 1, 6, tzinfo=UTC)
@@ -276,7 +276,7 @@ def test_versions_live_side_by_side(filled: Store) -> None:
 @pytest.mark.postgres_only("what decides it here is the same code for each database")
 def test_status_shows_how_far_they_are_derived(filled: Store) -> None:
     derive(filled, end=SESSIONS[20].item())
-    lines = list(_ticker_lines(filled.records.of_ticker(TICKER)))
+    lines = list(ticker_lines(filled.records.of_ticker(TICKER)))
     told = f"{count(filled, event)} triangles ({SMALL.version}) on polygon 5m made of 1m  2024-01-01 to 2024-01-21"
     assert told in map(str.strip, lines)
 

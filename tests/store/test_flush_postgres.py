@@ -254,7 +254,7 @@ def test_a_large_market_day_is_merged_in_time(store: Store) -> None:
     """All its bars have one instant; joined by that alone, 3,000 tickers would be nine million pairs (8 s)."""
     tickers = [f"T{i:04}" for i in range(3_000)]
     with store.engine.begin() as connection:  # the statistics of a table that has just been filled
-        connection.execute(sa.text("ALTER TABLE bar SET (autovacuum_enabled = off)"))
+        connection.execute(sa.text("ALTER TABLE bar_1d SET (autovacuum_enabled = off)"))
     flush(store, *(market_day(i, tickers) for i in range(3)))
     with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text(f"ALTER DATABASE {store.engine.url.database} SET statement_timeout = '2s'"))

@@ -14,13 +14,13 @@ import sqlalchemy as sa
 from blocks import JUDGE, SESSIONS, answered, bars, days, gaps, market_day, marks, query, range_of, ranged, start
 
 from closingbell.bars import Bars
-from closingbell.cli import _ticker_lines
 from closingbell.errors import FatalError, RetryableError
 from closingbell.outcome import FlushResult, Outcome
 from closingbell.plan import MarketDay
 from closingbell.quality import Verdict
 from closingbell.store import Store
 from closingbell.store.poison import MANY, Poison
+from closingbell.told import ticker_lines
 
 pytestmark = pytest.mark.postgres_only("its triggers and checks; Oracle's: test_oracle_poison.py")
 
@@ -116,12 +116,12 @@ def test_a_refused_bar_is_a_gap_with_the_databases_words(store: Store) -> None:
     bad = float(outcome.verdict.accepted.rows["close"][3])
     check(store, "bar", f"close <> {bad!r}")
     result = flush(store, outcome)
-    said = 'new row for relation "bar" violates check constraint "somebodys"'
+    said = 'new row for relation "bar_1d" violates check constraint "somebodys"'
     assert (result.inserted, result.quarantined, result.gaps) == (9, 1, 1)
     assert kept(store) == [("AAPL", SESSIONS[3].item(), "refused", said)]
     assert gaps(store) == {("AAPL", SESSIONS[3].item()): ("quarantined", 1, said)}
     assert marks(store) == {"AAPL": (SESSIONS[0].item(), SESSIONS[9].item())}
-    shown = list(_ticker_lines(store.records.of_ticker("AAPL")))
+    shown = list(ticker_lines(store.records.of_ticker("AAPL")))
     assert f"  quarantine  {SESSIONS[3].item()}  refused  {said}" in shown
     run(store, "ALTER TABLE bar DROP CONSTRAINT somebodys")
     assert flush(store, outcome).inserted == 1
@@ -160,7 +160,7 @@ def test_a_constraint_that_is_checked_at_the_commit(store: Store) -> None:
 
 
 def test_of_two_bars_that_do_not_go_together_the_first_is_stored(store: Store) -> None:
-    run(store, "CREATE UNIQUE INDEX somebodys ON bar (ticker, volume)")
+    run(store, "CREATE UNIQUE INDEX somebodys ON bar_1d (ticker, volume)")
     block = bars("AAPL", days(0, 9))
     block.rows["volume"][7] = block.rows["volume"][2]
     result = flush(store, answered(range_of("AAPL", days(0, 9)), block))

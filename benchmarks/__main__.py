@@ -18,7 +18,7 @@ import click
 from benchmarks.report import Table, machine, section, write
 
 #: In the order of the file.
-NAMES: Final = ("writes", "oracle", "runs", "memory", "planner", "decode", "adjusted", "events")
+NAMES: Final = ("writes", "oracle", "runs", "memory", "planner", "decode", "adjusted", "reading", "events", "growth")
 
 
 @click.command()

@@ -175,7 +175,7 @@ class EmbeddedPostgres:
         if (server := cluster.running(self.data)) and not server.ready:
             server = self._await_ready(server.pid)  # being started, or ended, by someone killed since
         if server is None:
-            binaries = _binaries()
+            binaries = programs()
             cluster.prepare(self.data, binaries)
             for attempt in range(5):
                 try:
@@ -287,11 +287,11 @@ def _free_port(wanted: int | None) -> int:
 
 def version() -> str:
     """The version of the embedded PostgreSQL, such as ``18.1``."""
-    command = [str(_binaries() / "postgres"), "--version"]
+    command = [str(programs() / "postgres"), "--version"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[2]  # noqa: S603
 
 
-def _binaries() -> Path:
+def programs() -> Path:
     """Where the wheel keeps its programs; found without importing it.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,9 @@ from alembic.script import ScriptDirectory
 from closingbell.store.database import database_of
 from closingbell.store.faults import transaction
 from closingbell.store.redo import again
+
+#: So many years of partitions there are to be ahead: closingbell doctor speaks up when it is less than one.
+_YEARS_AHEAD: Final = 4
 
 #: One migration at a time in a database: two runs may start at once.
 _LOCK: Final = "migrations"
@@ -46,6 +50,29 @@ def upgrade(engine: sa.Engine) -> None:
     if not again(engine, current):
         again(engine, lambda: _upgrade(engine))
         engine.dispose()  # statements that its connections keep are of the tables as they were
+
+
+def prepare(engine: sa.Engine, today: date) -> date | None:
+    """Make partitions of the bars' table for the years to come, as the owner of the tables.
+
+    Args:
+        engine: of a database at the newest migration.
+        today: the present day.
+
+    Returns:
+        Until when there are partitions now, where some were made; None: there are enough, or it has none.
+
+    Raises:
+        ClosingbellError: as :func:`closingbell.store.faults.transaction` says.
+    """
+    until = date(today.year + _YEARS_AHEAD, 1, 1)
+
+    def made() -> bool:
+        with transaction(engine) as connection:
+            database_of(connection).lock(connection, _LOCK)
+            return database_of(connection).prepare_until(connection, until)
+
+    return until if again(engine, made) else None
 
 
 def _upgrade(engine: sa.Engine) -> None:

@@ -283,3 +283,31 @@ def test_several_calls_are_claimed_at_once_but_for_those_that_are_busy(store: St
     runs.answer(other, found[0])
     assert not runs.claim(one, calls[0]).busy
     assert runs.claim(one, calls[2]).busy
+
+
+def test_who_takes_a_dead_process_s_place_asks_for_the_rest(runs: Runs, store: Store) -> None:
+    """One of the run's own processes died over these calls; the run itself lives."""
+    mine, other = runs.start(), runs.start()
+    calls = [
+        range_of("AAPL", days(0, 9)),
+        range_of("MSFT", days(0, 9)),
+        range_of("ORCL", days(0, 9)),
+        range_of("PEBpE", days(0, 9)),
+        day(3, "KO", "PEP"),
+        day(4, "KO", "PEP"),
+    ]
+    answered_one, in_flight, refused, *_ = [runs.claim(mine, call) for call in calls[:3]]
+    runs.answer(mine, answered_one)
+    runs.answer(mine, runs.claim(mine, calls[4]))
+    assert refused.claim_id
+    outcome = JUDGE.failed(calls[2], NotEntitledError("the plan has not that"))
+    store.writer.flush(mine, "polygon", "1d", [outcome], claims=[refused.claim_id])
+    elsewhere = runs.claim(other, range_of("KO", days(8, 9)))
+
+    left = store.writer.unanswered(mine, "polygon", "1d", calls)
+
+    assert left == [calls[1], calls[2], calls[3], calls[5]], "what was refused too: nobody lives who could tell of it"
+    claims = {row[0] for row in rows_of(store, claim, "claim_id", where=claim.c.done_at.is_(None))}
+    assert claims == {elsewhere.claim_id}, f"nobody waits for {in_flight.claim_id} any more"
+    assert store.writer.unanswered(other, "polygon", "1d", [range_of("V", days(0, 3))]) == [range_of("V", days(0, 3))]
+    assert store.writer.unanswered(mine, "polygon", "1d", []) == []

@@ -10,6 +10,7 @@ import numpy as np
 import sqlalchemy as sa
 from blocks import SESSIONS, answered, bars, change, days, range_of, ranged, start
 
+from closingbell.bars import Bars
 from closingbell.cells import Watermark
 from closingbell.store import Store
 from closingbell.store.schema import quarantine, run
@@ -97,6 +98,23 @@ def test_bars_that_came_under_another_ticker_as_well(store: Store) -> None:
     for name in ("ts", "close", "volume"):
         assert np.array_equal(np.sort(found.rows[name]), np.sort(wanted[name]))
     assert len(store.records.copied(uuid4(), "polygon", "1d", ["AAPL"])) == 0
+
+
+def test_bars_that_came_under_two_tickers_in_two_processes(store: Store) -> None:
+    earlier, mine = start(store), start(store)
+    other = ranged("MSFT", days(0, 9), shift=7)
+    store.writer.flush(earlier, "polygon", "1d", [ranged("KO", days(0, 9))])
+    store.writer.flush(mine, "polygon", "1d", [ranged("AAPL", days(0, 9)), other])
+    twin = Bars(("TWIN",), bars("AAPL", days(0, 9)).rows[5:])
+    store.writer.flush(mine, "polygon", "1d", [answered(range_of("TWIN", days(5, 9)), twin)])
+
+    found = store.records.shared(mine, "1d", ("AAPL", "TWIN"))
+    cells = {(found.tickers[row["ticker"]], row["session"].item()) for row in found.rows}
+    assert cells == {(ticker, session) for ticker in ("AAPL", "TWIN") for session in days(5, 9).tolist()}
+    gone = store.writer.take_out(mine, "polygon", "1d", found, ("same_series",) * len(found), datetime.now(UTC))
+    assert len(gone) == len(found) == 10
+    assert not len(store.records.shared(mine, "1d", ("AAPL", "TWIN")))
+    assert not len(store.records.shared(mine, "1d", ("AAPL", "MSFT")))
 
 
 def test_spans_and_progress_and_revisions(store: Store) -> None:

@@ -450,6 +450,19 @@ def join(plans: Iterable[tuple[str, Plan]], rates: Rates, splits: int = 0, minut
     return Plan(calls, sum(part.cells for _, part in parts), seconds, splits, minutes)
 
 
-def batches(calls: Sequence[T], size: int) -> list[tuple[T, ...]]:
-    """The calls in order, ``size`` to a batch."""
-    return [tuple(calls[i : i + size]) for i in range(0, len(calls), size)]
+def batches(calls: Sequence[T], size: int, at_once: int = 1) -> list[tuple[T, ...]]:
+    """The calls, at most ``size`` to a batch.
+
+    Args:
+        calls: in the order in which they are best made.
+        size: of a batch, 1 or more.
+        at_once: so many batches in a row are worked on at once: they go through the calls together, so that what is
+            in hand at any moment are neighbours. Sessions then come one after the other, and hardly any is skipped
+            over for a time, which the ledger would have to note.
+    """
+    found: list[tuple[T, ...]] = []
+    for i in range(0, len(calls), size * at_once):
+        these = calls[i : i + size * at_once]
+        count = -(-len(these) // size)
+        found += [tuple(these[j::count]) for j in range(count)]
+    return found

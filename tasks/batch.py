@@ -11,10 +11,9 @@ from functools import wraps
 from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
 from uuid import UUID
 
-from prefect import Task, task, unmapped
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 
@@ -39,7 +38,6 @@ from closingbell.store.claims import Claim
 from closingbell.store.faults import AwayError, LockedError, RaceError
 from tasks.flush import Saving
 from tasks.resources import Resources, current
-from tasks.threads import side_by_side
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -112,22 +110,29 @@ class Batch(Generic[C]):
         self.todo, self.failed = self.failed + self.todo, []
 
 
-def batched(calls: Sequence[C], size: int, lane: AssetClass = "stocks", of: str = "") -> list[Batch[C]]:
-    """The calls in order, ``size`` to a batch; ``of`` says which calls they are, where there are others."""
-    parts = plan.batches(calls, size)
+def batched(
+    calls: Sequence[C], size: int, lane: AssetClass = "stocks", of: str = "", at_once: int = 1
+) -> list[Batch[C]]:
+    """As :func:`closingbell.plan.batches` divides the calls; ``of`` says which they are, where there are others."""
+    parts = plan.batches(calls, size, at_once)
     return [Batch(f"{of} {number} of {len(parts)}".strip(), part, lane) for number, part in enumerate(parts, 1)]
 
 
-def lanes(night: Night, size: int) -> dict[AssetClass, list[Batch[Call]]]:
+def lanes(night: Night, size: int, at_once: int) -> dict[AssetClass, list[Batch[Call]]]:
     """The calls of a run in batches of one timeframe and asset class, by asset class.
 
     What becomes of one class's calls, and how long its retries wait, is nothing to the others.
+
+    Args:
+        night: the run.
+        size: of a batch, in calls.
+        at_once: so many of them are worked on at once.
     """
     found: dict[AssetClass, list[Batch[Call]]] = {}
     several = sum(bool(each.calls) for part in night.parts for each in part.plans.values()) > 1
     for part in night.parts:
         for name, each in part.plans.items():
-            batches = batched(each.calls, size, name, f"{part.timeframe} {name}" if several else "")
+            batches = batched(each.calls, size, name, f"{part.timeframe} {name}" if several else "", at_once)
             if batches:
                 found.setdefault(name, []).extend(batches)
     return found
@@ -205,7 +210,11 @@ def ingest_batch(batch: Batch[Call], work: Work) -> Tally:
         FatalError: the database refused a statement.
         RunEndingError: another batch knows why the run has to stop, or somebody stops it.
     """
-    resources = current()
+    return fetch_batch(batch, work, current())
+
+
+def fetch_batch(batch: Batch[Call], work: Work, resources: Resources) -> Tally:
+    """The work of :func:`ingest_batch`, in whatever process."""
     if resources.stopped and not batch.begun:
         raise RunEndingError("the run has to stop", value=resources.stopped.what)  # the run itself notes its calls
     batch.take_up()
@@ -266,19 +275,6 @@ def retries(settings: Settings, lane: AssetClass = "stocks") -> dict[str, Any]:
     count = settings.retries_of(lane)
     delays = [min(settings.retry_delay * 2**tries, LONGEST_DELAY) for tries in range(count)]
     return {"retries": count, "retry_delay_seconds": delays or 0, "retry_jitter_factor": 0.5}
-
-
-@contextmanager
-def fetching(
-    work: Work, lanes: Mapping[AssetClass, Sequence[Batch[Call]]], settings: Settings
-) -> Iterator[list[PrefectFuture[Tally]]]:
-    """Have the batches of each asset class fetched for the time of the block, in threads of its own."""
-    with side_by_side(len(lanes)) as runners:
-        futures: list[PrefectFuture[Tally]] = []
-        for runner, (lane, batches) in zip(runners, lanes.items(), strict=True):
-            step: Task[..., Any] = ingest_batch.with_options(**retries(settings, lane))
-            futures += runner.map(step, {"batch": batches, "work": unmapped(work)})
-        yield futures
 
 
 def _make_calls(batch: Batch[Call], work: Work, resources: Resources) -> None:

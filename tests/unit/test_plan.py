@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
-from itertools import product
+from itertools import product, zip_longest
 
 import numpy as np
 import pytest
@@ -156,6 +156,19 @@ def test_batches_keep_the_order() -> None:
     calls = [MarketDay(date(2024, 1, d), ("A",)) for d in (2, 3, 4)] + [TickerRange("B", (date(2024, 1, 2),))]
     assert [len(batch) for batch in batches(calls, 3)] == [3, 1]
     assert [call for batch in batches(calls, 3) for call in batch] == calls
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(1, 1), (3, 2), (4, 8), (50, 8), (7, 3)])
+def test_batches_that_are_worked_on_at_once_go_through_the_calls_together(size: int, at_once: int) -> None:
+    calls = range(100)
+    parts = batches(calls, size, at_once)
+    assert sorted(call for part in parts for call in part) == [*calls]
+    assert len(parts) == -(-len(calls) // size)
+    assert max(map(len, parts)) <= size
+    for i in range(0, len(parts), at_once):
+        abreast = zip_longest(*parts[i : i + at_once])
+        together = [call for row in abreast for call in row if call is not None]
+        assert together == sorted(together)
 
 
 def test_what_market_days_do_not_carry_is_asked_by_name() -> None:

@@ -46,6 +46,17 @@ class ClosingbellError(Exception):
         shown = what if value is None else f"{what}: {_cut(str(value))}"
         super().__init__(visible(f"{shown}. {fix}" if fix else shown, keep="\n"))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """An error may cross from one process to another, whatever its value is: that goes as text."""
+        state = {**self.__dict__, "value": None if self.value is None else _cut(str(self.value))}
+        return _restored, (type(self), self.args, state)
+
+
+def _restored(kind: type[ClosingbellError], args: tuple[object, ...], state: dict[str, object]) -> ClosingbellError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
 
 def _cut(text: str) -> str:
     """What a message has room for: a value may be a name of a million characters, or the end of a log."""

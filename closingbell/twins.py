@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -27,6 +28,39 @@ _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 Keys = NDArray[np.uint64]
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is remembered of a range: small, and fit to be handed from one process to another.
+
+    Attributes:
+        ticker: whose it is.
+        timeframe: of its bars.
+        keys: shape (k,): a number for each of some of its bars.
+        enough: so many of them in another ticker's range are no chance.
+    """
+
+    ticker: str
+    timeframe: str
+    keys: Keys = field(repr=False)
+    enough: int
+
+
+def sight(ticker: str, bars: Bars) -> Sight:
+    """What to remember of a ticker's range.
+
+    Two bars have to be the same, or the only one that says enough and has a volume of five digits: flat,
+    untraded and small bars are often alike by chance. So are some of thousands of minutes: of bars within a day
+    half have to be the same.
+    """
+    rows = telling(bars)
+    keys = _keys(_sampled(rows, bars.timeframe))
+    if len(rows) == 1 and rows["volume"][0] >= SHARED_BY_TWO:
+        enough = 1
+    else:
+        enough = max(2, -(-len(keys) // 2)) if is_intraday(bars.timeframe) else 2
+    return Sight(ticker, bars.timeframe, keys, enough)
+
+
 class Twins:
     """Remembers a few bars of each ticker, 12 bytes each; safe to use from several threads."""
 
@@ -37,21 +71,16 @@ class Twins:
         self._lock = threading.Lock()
 
     def claim(self, ticker: str, bars: Bars) -> str | None:
-        """Remember a ticker's bars; returns the ticker that the same bars came for before, if one did.
+        """Remember a ticker's bars; returns the ticker that the same bars came for before, if one did."""
+        return self.meet(sight(ticker, bars))
 
-        Two bars have to be the same, or the only one that says enough and has a volume of five digits: flat,
-        untraded and small bars are often alike by chance. So are some of thousands of minutes: of bars within a day
-        half have to be the same.
-        """
-        rows = telling(bars)
-        keys = _keys(_sampled(rows, bars.timeframe))
+    def meet(self, seen: Sight) -> str | None:
+        """The same of a range that may have come in another process."""
         with self._lock:
-            owners = self._owners(keys)
-            self._remember(ticker, keys[owners < 0])
-            found = [name for owner in owners[owners >= 0].tolist() if (name := self._tickers[owner]) != ticker]
-        alone = len(rows) == 1 and bool(rows["volume"][0] >= SHARED_BY_TWO)
-        enough = max(2, -(-len(keys) // 2)) if is_intraday(bars.timeframe) else 2
-        return found[0] if len(found) >= enough or (found and alone) else None
+            owners = self._owners(seen.keys)
+            self._remember(seen.ticker, seen.keys[owners < 0])
+            found = [name for owner in owners[owners >= 0].tolist() if (name := self._tickers[owner]) != seen.ticker]
+        return found[0] if len(found) >= seen.enough else None
 
     def _owners(self, keys: Keys) -> NDArray[np.int32]:
         """Whose each key is, as a position among the tickers; -1: nobody's. Shape (n,)."""

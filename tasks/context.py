@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from closingbell.plan import Call, FlatFile, MarketDay
 from closingbell.scale import SHARED_BY_TWO
 from closingbell.sources.base import Split
 from closingbell.store import Store
-from closingbell.twins import Twins, telling
+from closingbell.twins import Sight, Twins, sight, telling
 
 #: Stored bars this far before and after a block are its neighbours: about ten sessions; and of intraday bars, which are
 #: many, the next ones over a long weekend.
@@ -50,6 +50,8 @@ class Context:
         market_days: how many the run's plan has.
         twins: the ranges that came so far.
         copied: tickers whose bars came under another one as well.
+        shared: pairs of tickers for which the same bars came in two processes, neither of which knew.
+        sights: where other processes fetch for the same run: what they are to be told of the ranges that came here.
         names: the known ones in order.
     """
 
@@ -61,6 +63,8 @@ class Context:
     market_days: int
     twins: Twins = field(default_factory=Twins)
     copied: set[str] = field(default_factory=set)
+    shared: set[tuple[str, str]] = field(default_factory=set)
+    sights: list[Sight] | None = None
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,7 +88,10 @@ class Context:
         """Another ticker that the bars of a range belong to just as well; market days are compared in themselves."""
         if isinstance(call, MarketDay) or asset_class(call.ticker) == "futures":
             return None  # NQ.v.0 and NQ.c.0 are one contract for weeks
-        other = self.twins.claim(call.ticker, bars)
+        seen = sight(call.ticker, bars)
+        if self.sights is not None:
+            self.sights.append(seen)
+        other = self.twins.meet(seen)
         if other is not None:
             # Nothing tells which of the two it belongs to: what came first in this run is taken out at its end.
             self.copied.add(other)
@@ -96,3 +103,15 @@ class Context:
         if not len(rows) or (len(rows) == 1 and rows["volume"][0] < SHARED_BY_TWO):
             return None
         return self.store.records.owner(self.timeframe, self.names, call.ticker, rows, min(2, len(rows)))
+
+    def told(self) -> dict[str, Any]:
+        """What another process has to know to judge the run's bars as this one does: a context's first arguments."""
+        return {name: getattr(self, name) for name in ("source", "timeframe", "known", "splits", "market_days")}
+
+    def meet(self, sights: Iterable[Sight]) -> None:
+        """Hold the ranges that came in other processes against each other: each knew but its own."""
+        for seen in sights:
+            other = self.twins.meet(seen)
+            if other is not None:
+                self.copied.update((other, seen.ticker))
+                self.shared.add((other, seen.ticker))

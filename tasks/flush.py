@@ -141,6 +141,12 @@ class Flusher:
             while not saving.saved and saving.failure is None:
                 self._change.wait()
 
+    def take(self) -> Tally:
+        """What was written since this was last asked, for whoever adds it up elsewhere."""
+        with self._change:
+            taken, self.tally = self.tally, Tally()
+        return taken
+
     def close(self) -> None:
         """Take nothing more, and wait a while for what is under way."""
         with self._change:

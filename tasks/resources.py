@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -55,6 +55,8 @@ class Resources:
         unreached: the vendor could not be reached, and has not been since.
         failing: how many calls of an asset class in a row, of whatever batch, got no answer that could be used.
         pace: seconds that the last call took, waiting for the quota and for room among what is written included.
+        calls_elsewhere: HTTP attempts that other processes made for this run.
+        tell: told of the reason why the run has to stop, and whether within moments, where other processes work for it.
     """
 
     settings: Settings
@@ -71,6 +73,8 @@ class Resources:
     unreached: bool = False
     failing: Counter[str] = field(default_factory=Counter)
     pace: float = math.inf
+    calls_elsewhere: int = 0
+    tell: Callable[[ClosingbellError, bool], None] | None = None
     _counted: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
@@ -79,6 +83,15 @@ class Resources:
         if timeframe not in self._contexts:
             raise FatalError("bars came before the run knew what to judge them by")
         return self._contexts[timeframe]
+
+    @property
+    def contexts(self) -> list[Context]:
+        """Those of all the run's timeframes."""
+        return list(self._contexts.values())
+
+    def surround(self, contexts: Iterable[Context]) -> None:
+        """Judge the run's bars by these: another process has looked around."""
+        self._contexts = {context.timeframe: context for context in contexts}
 
     @property
     def flusher(self) -> Flusher:
@@ -112,15 +125,14 @@ class Resources:
 
     def look_around(self, night: Night) -> None:
         """Learn which tickers have bars, and the known splits, of a run that is about to make its calls."""
-        request, splits = night.request, dict[str, list[Split]]()
+        request, splits, contexts = night.request, dict[str, list[Split]](), list[Context]()
         for split in self.store.facts.splits(request.source, request.tickers):
             splits.setdefault(split.ticker, []).append(split)
         for part in night.parts:
             known = self.store.records.tickers(part.source, part.timeframe)
             days = sum(each.market_days for each in part.plans.values())
-            self._contexts[part.timeframe] = Context(
-                self.store, part.source, part.timeframe, frozenset(known), splits, days
-            )
+            contexts.append(Context(self.store, part.source, part.timeframe, frozenset(known), splits, days))
+        self.surround(contexts)
 
     def choose(self, request: Request) -> Request:
         """Open the vendor that a request is for.
@@ -160,7 +172,7 @@ class Resources:
     @property
     def calls_made(self) -> int:
         """HTTP attempts so far that a quota counts."""
-        return self.vendor.calls if self.vendor else 0
+        return (self.vendor.calls if self.vendor else 0) + self.calls_elsewhere
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -170,22 +182,34 @@ class Resources:
     def uncounted_calls(self) -> int:
         """HTTP attempts since this was last asked, so that each is added to the run's counter once."""
         with self._counting:
-            made = self.calls_made
+            made = self.vendor.calls if self.vendor else 0
             new, self._counted = made - self._counted, made
         return new
 
+    @property
+    def calls_counted(self) -> int:
+        """HTTP attempts of this process that are in the run's counter."""
+        return self._counted
+
     def stop(self, error: ClosingbellError) -> None:
         """Let no batch begin another call: the first reason counts."""
+        self._stop(error, at_once=False)
+
+    def _stop(self, error: ClosingbellError, *, at_once: bool) -> None:
         with self._counting:
+            news = self.stopped is None or (at_once and not self.abandoned.is_set())
             self.stopped = self.stopped or error
         self.halted.set()
+        if at_once:
+            self.abandoned.set()
+            if self.vendor:
+                self.vendor.abort()
+        if news and self.tell:
+            self.tell(error, at_once)
 
     def abandon(self, error: ClosingbellError) -> None:
         """Stop within moments: calls on their way are cut off, and whoever waits for the quota is sent home."""
-        self.stop(error)
-        self.abandoned.set()
-        if self.vendor:
-            self.vendor.abort()
+        self._stop(error, at_once=True)
 
     def wait(self, seconds: float) -> None:
         """Wait for so long, or until the run has to stop."""
@@ -210,16 +234,39 @@ def current() -> Resources:
 
 
 @contextmanager
+def as_current(resources: Resources) -> Iterator[None]:
+    """Let :func:`current` say these, for the time of the block."""
+    token = _current.set(resources)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
 def opened(settings: Settings | None = None) -> Iterator[Resources]:
     """Open everything a run needs, starting the embedded part for what no setting names.
 
     Raises:
         ConfigurationError: a setting, the database or the quota's limit is not fit for a run.
     """
-    give_back()
     settings = settings or load(complete)
     for warning in settings.warnings:
         get_run_logger().warning(warning)
+    with connected(settings) as resources, as_current(resources):
+        migrations.upgrade(resources.store.engine)
+        yield resources
+
+
+@contextmanager
+def connected(settings: Settings, market: str | None = None) -> Iterator[Resources]:
+    """The same for a part of a run, whose database is at the newest migration.
+
+    Args:
+        settings: as they are, with the secrets.
+        market: the address of the stand-in market that the run has begun with, where that is its vendor.
+    """
+    give_back()
     with ExitStack() as stack:
         stack.enter_context(in_run_log())
         url = settings.database_url or SecretStr(stack.enter_context(embedded.database(settings, [])))
@@ -233,12 +280,8 @@ def opened(settings: Settings | None = None) -> Iterator[Resources]:
             stopped=abandoned.is_set,
         )
         stack.callback(store.close)
-        migrations.upgrade(store.engine)
 
         def open_vendor(name: str) -> Vendor:
-            return stack.enter_context(vendors.opened(name, settings))
+            return stack.enter_context(vendors.opened(name, settings, market))
 
-        resources = Resources(settings, Clock(settings.closingbell_now), store, open_vendor, abandoned)
-        token = _current.set(resources)
-        stack.callback(_current.reset, token)
-        yield resources
+        yield Resources(settings, Clock(settings.closingbell_now), store, open_vendor, abandoned)

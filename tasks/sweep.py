@@ -39,18 +39,20 @@ def sweep_up(work: Work, night: Night, resources: Resources) -> Tally:
     tally = Tally()
     for part in night.parts:
         if part.judges:
-            names = sorted(resources.context_of(part.timeframe).copied)
-            copied = records.copied(work.run_id, work.source, part.timeframe, names)
-            _take_out(copied, ("same_series",) * len(copied), work, resources, tally)
+            context = resources.context_of(part.timeframe)
+            found = [records.copied(work.run_id, work.source, part.timeframe, sorted(context.copied))]
+            found += [records.shared(work.run_id, part.timeframe, pair) for pair in sorted(context.shared)]
+            for bars in found:
+                _take_out(bars, ("same_series",) * len(bars), work, resources, tally)
     days = [call for call in night.plan.calls if isinstance(call, MarketDay) and call.timeframe == "1d"]
     if days:
         splits = resources.context_of("1d").splits
         first, last = min(call.session for call in days), max(call.session for call in days)
         whose = list(dict.fromkeys(ticker for call in days for ticker in tickers(call)))
         for together in batches(whose, _TOGETHER):
-            bars = records.series(work.source, "1d", together, first - NEAR, last + NEAR)
-            found, rules = _odd(bars, splits, first - _EARLIER, last)
-            _take_out(found, rules, work, resources, tally)
+            series = records.series(work.source, "1d", together, first - NEAR, last + NEAR)
+            odd, rules = _odd(series, splits, first - _EARLIER, last)
+            _take_out(odd, rules, work, resources, tally)
     tally.spend("checks", time.perf_counter() - begun)
     return tally
 

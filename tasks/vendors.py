@@ -35,12 +35,14 @@ class Vendor:
         source: every call of which passes ``gate``.
         gate: the quotas of all asset classes.
         flat: the same vendor's flat files, where the settings have keys for them.
+        market: the address of the stand-in market, where that is the vendor.
     """
 
     name: str
     source: Abortable
     gate: Gates = field(repr=False)
     flat: FlatFiles | None = None
+    market: str | None = None
 
     @property
     def calls(self) -> int:
@@ -63,8 +65,13 @@ class Vendor:
 
 
 @contextmanager
-def opened(name: str, settings: Settings) -> Iterator[Vendor]:
+def opened(name: str, settings: Settings, market: str | None = None) -> Iterator[Vendor]:
     """A vendor, for the time of the block; the stand-in market is started or joined where it is the vendor.
+
+    Args:
+        name: as in the tables.
+        settings: its keys, quotas and limits.
+        market: the stand-in's address, where another process of the run has it.
 
     Raises:
         ConfigurationError: a setting is not fit for it.
@@ -77,9 +84,12 @@ def opened(name: str, settings: Settings) -> Iterator[Vendor]:
         books = settings.closingbell_home / "leases"
         quotas = settings.quotas_of(name)
         gate = stack.enter_context(Gates(quotas, key=key, call_timeout=call_timeout, books=books))
-        source: Abortable = settings.databento(gate) if name == DATABENTO else _polygon(name, settings, gate, stack)
+        if name == settings.source and settings.uses_stand_in:
+            market = market or stack.enter_context(embedded.market(settings, []))
+        polygon = name != DATABENTO
+        source: Abortable = _polygon(name, settings, gate, market, stack) if polygon else settings.databento(gate)
         flat = _flat_files(settings, gate, stack) if name == "polygon" and settings.has_flat_files else None
-        yield Vendor(name, source, gate, flat)
+        yield Vendor(name, source, gate, flat, market)
 
 
 def _flat_files(settings: Settings, gate: Gates, stack: ExitStack) -> FlatFiles:
@@ -101,7 +111,7 @@ def _flat_files(settings: Settings, gate: Gates, stack: ExitStack) -> FlatFiles:
     return files
 
 
-def _polygon(name: str, settings: Settings, gate: Gates, stack: ExitStack) -> PolygonSource:
+def _polygon(name: str, settings: Settings, gate: Gates, market: str | None, stack: ExitStack) -> PolygonSource:
     if name != settings.source:
         raise ConfigurationError(
             "these bars are of another vendor than the settings name",
@@ -110,7 +120,7 @@ def _polygon(name: str, settings: Settings, gate: Gates, stack: ExitStack) -> Po
         )
     base_url, key = settings.polygon_base_url, settings.polygon_api_key
     if key is None:
-        base_url, key = stack.enter_context(embedded.market(settings, [])), SecretStr(embedded.STAND_IN_KEY)
+        base_url, key = market or base_url, SecretStr(embedded.STAND_IN_KEY)
     source = PolygonSource(
         key.get_secret_value(),
         base_url,

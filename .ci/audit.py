@@ -1,4 +1,4 @@
-"""Look for known vulnerabilities in what requirements.lock pins; exits with 1 if there are any, or none could be told.
+"""Look for known vulnerabilities in what both locks pin; exits with 1 if there are any, or none could be told.
 
     python .ci/audit.py [--unless-unreachable]
 
@@ -15,10 +15,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+#: The checkout's, and the image's.
+LOCKS = ("requirements.lock", "infra/image/requirements.lock")
+
 
 def main() -> int:
     """Run pip-audit, and say what it found, and what it did not look at."""
-    command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--require-hashes", "-r", "requirements.lock"]
+    command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--require-hashes"]
+    command += [word for lock in LOCKS for word in ("-r", lock)]
     ended = subprocess.run(  # noqa: S603  (its own arguments)
         [*command, "--format", "json", "--progress-spinner", "off", "--timeout", "15"],
         cwd=ROOT,

@@ -15,9 +15,10 @@ from uuid import UUID
 import click
 
 from closingbell.errors import ConfigurationError, FatalError
+from closingbell.exits import CANNOT_RUN, CELLS_FAILED, OK
 from closingbell.settings import Settings
 from deployments.bootstrap import without_credentials
-from deployments.prefect_server import client_environment, healthy, prefect_environment
+from deployments.prefect_server import client_environment, is_of, prefect_environment
 from deployments.stack import Stack
 from infra import standing
 
@@ -53,7 +54,7 @@ def joined_or_started(settings: Settings) -> Iterator[Mapping[str, str]]:
     home = settings.closingbell_home
     with standing.guest(home):
         environment = {"PREFECT_API_URL": settings.prefect_api_url} if settings.prefect_api_url else None
-        if environment is None and (there := standing.read(home)) and healthy(there.prefect_api_url):
+        if environment is None and (there := standing.read(home)) and is_of(there.prefect_api_url, home):
             environment = client_environment(home, there.prefect_api_url)
         if environment:
             with prefect_environment(environment):
@@ -74,11 +75,11 @@ def run_once(
         parameters: what differs from the deployment's own.
 
     Returns:
-        The run's report (empty if it wrote none) and the exit code: 0 if every cell is accounted for.
+        The run's report (its state alone if it wrote none) and the exit code: 0 if every cell is accounted for.
     """
     there = None if settings.prefect_api_url else standing.read(settings.closingbell_home)
     with ended_by_signals():
-        if there and there.serves and healthy(there.prefect_api_url):
+        if there and there.serves and is_of(there.prefect_api_url, settings.closingbell_home):
             environment = client_environment(settings.closingbell_home, there.prefect_api_url)
             with prefect_environment(environment):
                 ui_url = without_credentials(there.prefect_api_url.removesuffix("/api"))
@@ -89,10 +90,17 @@ def run_once(
             return _run(settings, follow or wait_for_run, parameters or {}, stack.check)
 
 
-def serve(settings: Settings) -> int:
-    """Keep the stack up until Ctrl-C or SIGTERM; returns the exit code."""
+def serve(settings: Settings, tell: Callable[[dict[str, Any]], None] | None = None) -> int:
+    """Keep the stack up until Ctrl-C or SIGTERM; returns the exit code.
+
+    Args:
+        settings: what to start.
+        tell: told where the parts are, once they answer; None: nobody but who reads standard error.
+    """
     with ended_by_signals() as ended, suppress(KeyboardInterrupt), Stack(settings, nightly=True) as stack:
         _say_where(stack)
+        if tell:
+            tell(_where(stack))
         click.echo("The nightly schedule is on. Ctrl-C stops everything.", err=True)
         while not ended.wait(0.5):
             stack.check()
@@ -111,10 +119,10 @@ def _run(
         click.echo("the run died; another one goes on where it stopped", err=True)
     clean = state.is_completed() and state.name == "Completed"
     try:
-        return json.loads(report.read_text()), 0 if clean else 1
+        return json.loads(report.read_text()), OK if clean else CELLS_FAILED
     except (OSError, ValueError):
         click.echo(f"the run wrote no report; its state is {state.name}: {state.message}", err=True)
-        return {}, 0 if clean else 1
+        return {"state": state.name, "message": state.message}, OK if clean else CANNOT_RUN
 
 
 def _followed(follow: Follow, parameters: dict[str, Any], check: Callable[[], None]) -> tuple[UUID, State[Any]]:
@@ -177,9 +185,20 @@ def wait_for_run(run_id: UUID, check: Callable[[], None]) -> State[Any]:
             time.sleep(0.5)
 
 
+def _where(stack: Stack) -> dict[str, Any]:
+    """Where the parts are, without any password."""
+    return {
+        "prefect_ui": without_credentials(stack.ui_url),
+        "prefect_api_url": without_credentials(stack.api_url),
+        "database": stack.database_shown,
+        "market": stack.market_url,
+    }
+
+
 def _say_where(stack: Stack) -> None:
-    click.echo(f"Prefect UI   {without_credentials(stack.ui_url)}", err=True)
-    click.echo(f"database     {stack.database_shown}", err=True)
+    where = _where(stack)
+    click.echo(f"Prefect UI   {where['prefect_ui']}", err=True)
+    click.echo(f"database     {where['database']}", err=True)
     if stack.market_url:
         click.echo(f"market       {stack.market_url} (a stand-in; set POLYGON_API_KEY for the real one)", err=True)
 

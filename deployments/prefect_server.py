@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -65,6 +66,29 @@ def healthy(api_url: str) -> bool:
         return False
 
 
+def is_of(api_url: str, home: Path) -> bool:
+    """Whether the local server of a ``CLOSINGBELL_HOME`` answers there, and not another one that took the port."""
+    try:
+        with urlopen(f"{api_url}/admin/settings", timeout=5) as answer:  # noqa: S310 - our own address
+            return bool(json.load(answer).get("home") == str(home / "prefect"))
+    except (URLError, OSError, ValueError):
+        return False
+
+
+def wait_until_healthy(api_url: str, seconds: float = START_SECONDS, home: Path | None = None) -> bool:
+    """Wait for a Prefect server that somebody else starts; returns whether it answers.
+
+    Args:
+        api_url: its API.
+        seconds: so long at most.
+        home: whose it has to be; None: it is on no home's behalf.
+    """
+    deadline = time.monotonic() + seconds
+    while not (there := is_of(api_url, home) if home else healthy(api_url)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return there
+
+
 class PrefectServer:
     """A Prefect server on loopback that keeps its state in PostgreSQL.
 
@@ -108,7 +132,9 @@ class PrefectServer:
         self.child.start()
 
     def wait_ready(self) -> None:
-        """Return when it answers; starts it once more if someone took its port first.
+        """Return when it answers; starts it once more, on another port, if someone took its port first.
+
+        Only then is :attr:`api_url` certain.
 
         Raises:
             FatalError: it does not start.
@@ -126,11 +152,7 @@ class PrefectServer:
 
     def _answers(self) -> bool:
         """Whether it is this server that answers there, not one that took the port before it could."""
-        try:
-            with urlopen(f"{self.api_url}/admin/settings", timeout=5) as answer:  # noqa: S310 - our own address
-                return bool(json.load(answer).get("home") == str(self._home / "prefect"))
-        except (URLError, OSError, ValueError):
-            return False
+        return is_of(self.api_url, self._home)
 
     def ended(self) -> str | None:
         """How it ended; None while it runs."""

@@ -11,17 +11,17 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import click
 
-from closingbell.errors import ClosingbellError
+from closingbell.errors import ClosingbellError, FatalError
 from deployments.bootstrap import CHECKOUT, POOL, bootstrap, settings_of_runs
 from deployments.dead_runs import bury_all
-from deployments.prefect_server import START_SECONDS, healthy
+from deployments.prefect_server import wait_until_healthy
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -77,12 +77,18 @@ def main(local: str | None) -> None:
         import flows.derive_events
         import flows.facts
         import flows.ingest
+        import flows.morning
         import flows.reconcile
         import flows.retry_failed  # noqa: F401
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not healthy(os.environ["PREFECT_API_URL"]) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        api_url, home = os.environ["PREFECT_API_URL"], Path(os.environ["PREFECT_HOME"]).parent if local else None
+        if not wait_until_healthy(api_url, home=home) and home:
+            # Another home's server may have taken the port first: its runs live, and are not ours to end.
+            raise FatalError(
+                "the Prefect server of this home does not answer",
+                value=f"{api_url}, {home}",
+                fix="Start the stack again.",
+            )
         for line in bootstrap(settings_of_runs()):
             click.echo(line)
         if local:

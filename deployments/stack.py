@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -113,10 +114,16 @@ class Stack:
             self.market_url = market.url
         if server:
             server.wait_ready()
+            if server.api_url != self.api_url:  # somebody took the port in the meantime
+                self.environment = client_environment(self.home, server.api_url)
+                self._exit.enter_context(prefect_environment(self.environment))
+                if register:
+                    register.stop()
+                    register = self._start_register(local=True)
             self._supervisor.keep(server)
         if register:
-            register.wait_ready(lambda: register.said(TIDY), _REGISTER_SECONDS)
-            worker = Worker(self._worker_process, self.api_url, alone=server is not None)
+            register.wait_ready(partial(register.said, TIDY), _REGISTER_SECONDS)
+            worker = Worker(self._worker_process, self.api_url, home=self.home if server else None)
             self._exit.callback(worker.stop)
             self._supervisor.keep(worker)
             if server:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 from deployments import dead_runs
-from deployments.prefect_server import healthy
+from deployments.prefect_server import healthy, is_of
 from infra.process import Child
 
 _START_SECONDS: Final = 120.0
@@ -25,15 +26,16 @@ class Worker:
     Args:
         make: makes its process, not started yet.
         api_url: of the Prefect server that it works for.
-        alone: whether no worker on another machine works for that server, so that runs can be told dead from here.
+        home: whose server it is, if of this machine: then no other machine's worker works for it, and runs can be told
+            dead from here. None: somebody else's.
     """
 
     name: Final = "the worker"
 
-    def __init__(self, make: Callable[[], Child], api_url: str, *, alone: bool) -> None:
+    def __init__(self, make: Callable[[], Child], api_url: str, *, home: Path | None) -> None:
         self._make = make
         self._api_url = api_url
-        self._alone = alone
+        self._home = home
         self._exit = ExitStack()
         self._child = self._start()
 
@@ -47,14 +49,18 @@ class Worker:
         Raises:
             FatalError: it does not start.
         """
-        while not healthy(self._api_url):
+        while not self._answers():
             if stopping():
                 return
             time.sleep(0.2)
-        if self._alone:
+        if self._home:
             self.tidy(worker_lives=False)
         self._child = self._start()
         self._child.wait_ready(lambda: stopping() or self._child.said("started!"), _START_SECONDS)
+
+    def _answers(self) -> bool:
+        """Whether the server is there."""
+        return is_of(self._api_url, self._home) if self._home else healthy(self._api_url)
 
     def tidy(self, *, worker_lives: bool = True) -> None:
         """End the runs whose process is gone; put those back that a dead worker had only taken."""
@@ -62,6 +68,8 @@ class Worker:
         from prefect.client.orchestration import get_client
         from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+        if not self._answers():  # or another home's server has its port, whose runs are not ours
+            return
         # The next look does what this one cannot, when the server is away.
         with (
             contextlib.suppress(httpx.HTTPError),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -128,6 +130,27 @@ def test_the_deployments_the_limit_and_a_scheduled_night_are_there(stack: Runnin
     eventually(lambda: post(there, "/flow_runs/filter", nights), 30)
     night = post(there, "/flow_runs/filter", nights)[0]
     assert night["state_type"] == "SCHEDULED"
+
+
+def test_it_says_where_it_is_as_the_page_of_commands_shows(stack: Running, eventually: Eventually) -> None:
+    _, process, _ = stack
+    assert process.stdout
+    reading, said = process.stdout.fileno(), bytearray()
+
+    def has_said_all() -> bool:
+        if select.select([reading], [], [], 0)[0]:
+            said.extend(os.read(reading, 65_536))
+        return b"Ctrl-C" in said
+
+    eventually(has_said_all, 60)
+    page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    shown = page.partition("$ closingbell up\n")[2].partition("```")[0].splitlines()
+    ports = re.compile(r":\d+")
+    lines = said.decode().splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("Prefect UI"))  # root is told something before
+    assert [ports.sub(":PORT", line) for line in lines[first : first + len(shown)]] == [
+        ports.sub(":PORT", line) for line in shown
+    ]
 
 
 def test_it_is_announced_to_this_user_only_and_holds_no_secret(stack: Running, processes_of: ProcessesOf) -> None:

@@ -17,6 +17,7 @@ from closingbell.plan import Plan
 from closingbell.quality import EXAMPLES, REFUSED, RULES
 from closingbell.request import Request
 from closingbell.store.audit import Reconciliation
+from closingbell.twins import Sight
 
 _EXPLAINS: Final = {rule.name: rule.explains for rule in RULES} | {
     REFUSED: "the database does not take it",
@@ -58,7 +59,10 @@ class Failure:
 
 @dataclass(slots=True)
 class Tally:
-    """What a run's tasks add up to; ``calls_done`` are those of the plan, without the look at splits."""
+    """What a run's tasks add up to.
+
+    ``calls_done`` are those of the plan, without the look at splits; ``sights`` are of ranges that came elsewhere.
+    """
 
     calls_done: int = 0
     rows: int = 0
@@ -81,6 +85,7 @@ class Tally:
     names: int = 0
     spared: int = 0
     flat: int = 0
+    sights: list[Sight] = field(default_factory=list)
 
     def spend(self, stage: str, seconds: float) -> None:
         """Note seconds spent in a stage."""
@@ -112,6 +117,7 @@ class Tally:
         for stage, seconds in other.seconds.items():
             self.spend(stage, seconds)
         self.absent += other.absent
+        self.sights += other.sights
         self.minutes += other.minutes
         for rule, examples in other.examples.items():
             self.examples[rule] = [*self.examples.get(rule, []), *examples][:EXAMPLES]

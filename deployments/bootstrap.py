@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 POOL: Final = "closingbell"
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 
+#: Whether something of this command waits for a deployment.
+_waits = True
+
 
 def bootstrap(settings: Settings) -> list[str]:
     """Create the work pool, the limits and the database's type of block on the active Prefect server, where missing.
@@ -53,10 +56,10 @@ def bootstrap(settings: Settings) -> list[str]:
     try:
         with get_client(sync_client=True) as client:
             said = [_pool(client)]
-            for key, quotas in _quotas(settings).items():
+            for key, quotas in quotas_by_key(settings).items():
                 for asset_class, quota in quotas.all().items():
                     said += _limit(client, limit_name(quota, asset_class, key), quota)
-            return [*said, _connector(client), automations.ensure(client)]
+            return [*said, _connector(client), *automations.ensure_all(client, settings.notify_block)]
     except httpx.TransportError as error:
         raise ConfigurationError(
             f"the Prefect server does not answer ({type(error).__name__})",
@@ -82,22 +85,42 @@ def settings_of_runs() -> Settings:
     return load(complete)
 
 
-@functools.cache
 def step() -> dict[str, str]:
-    """The build step of prefect.yaml: bootstrap, once a command; its output is where the code is.
+    """The build step of prefect.yaml, which is taken before each deployment; its output is where the code is.
+
+    It bootstraps once a command; what needs a deployment to be there, it does as soon as that is.
 
     Raises:
         SystemExit: it cannot; with the reason, for Prefect shows any other exception as a page of its own code.
     """
     try:
-        for line in bootstrap(settings_of_runs()):
-            click.echo(line)
+        _once()
+        _afterwards()
     except ClosingbellError as error:
         raise SystemExit(f"error: {error}") from None
     return {"checkout": str(CHECKOUT)}
 
 
-def _quotas(settings: Settings) -> dict[str, Quotas]:
+@functools.cache
+def _once() -> None:
+    for line in bootstrap(settings_of_runs()):
+        click.echo(line)
+
+
+def _afterwards() -> None:
+    """Create what waits for a deployment, if it is there by now and this was not done yet."""
+    global _waits
+    from prefect.client.orchestration import get_client
+
+    if _waits:
+        with get_client(sync_client=True) as client:
+            done = automations.ensure_retries(client)
+        if done:
+            click.echo(done)
+            _waits = False
+
+
+def quotas_by_key(settings: Settings) -> dict[str, Quotas]:
     """The quotas of each vendor that there is a key for, by the name of the key."""
     found = {settings.polygon_key_name: settings.quotas}
     if settings.databento_api_key:

@@ -13,7 +13,7 @@ from closingbell import universe as universes
 from closingbell.errors import ConfigurationError
 from closingbell.request import Request
 from flows import night
-from flows.form import Day, Ticker, Timeframe, Universe
+from flows.form import AGAIN, FIRST, WHAT, WHEN, WHOSE, Day, Ticker, Timeframe, Universe, grouped
 from tasks import events as steps
 from tasks.night import announce
 from tasks.resources import Resources
@@ -23,6 +23,15 @@ from tasks.threads import threads
 Source = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9:-]*$", max_length=16)]
 
 
+@grouped(
+    {
+        FIRST: ["dry_run"],
+        WHOSE: ["tickers", "universe"],
+        WHEN: ["start", "end"],
+        WHAT: ["detector", "timeframe", "from_timeframe", "source"],
+        AGAIN: ["purge"],
+    }
+)
 @flow(name="derive-events", task_runner=threads())
 def derive_events(
     tickers: list[Ticker] | None = None,

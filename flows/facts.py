@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
-from pydantic import Field
 
 from closingbell import looks, request
 from closingbell import universe as universes
 from closingbell.calendar import NEW_YORK
 from flows import night
-from flows.form import Day, Ticker, Universe
+from flows.form import FIRST, HOW, WHEN, WHOSE, BatchSize, Day, Ticker, Universe, grouped
 from tasks import night as steps
 from tasks.batch import Work
 from tasks.facts import look_up_all
@@ -23,6 +22,15 @@ from tasks.splits import look_at_splits
 from tasks.threads import threads
 
 
+@grouped(
+    {
+        FIRST: ["dry_run"],
+        WHOSE: ["universe", "tickers"],
+        WHEN: ["start"],
+        "Which facts": ["dividends", "names"],
+        HOW: ["batch_size"],
+    }
+)
 @flow(name="facts", task_runner=threads())
 def facts(
     universe: Universe = "sp500+etfs",
@@ -30,7 +38,7 @@ def facts(
     start: Day | None = None,
     dividends: bool = True,
     names: bool = True,
-    batch_size: Annotated[int, Field(ge=1, le=10_000)] | None = None,
+    batch_size: BatchSize | None = None,
     dry_run: bool = False,
 ) -> State[Any]:
     """Look up what the nightly run does not ask for each night: all splits again, dividends, changes of ticker.

@@ -9,10 +9,38 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from flows import night
-from flows.form import Day, Ticker, Timeframe, Universe, Vendor
+from flows.form import (
+    AGAIN,
+    FIRST,
+    HOW,
+    WHAT,
+    WHEN,
+    WHOSE,
+    BatchSize,
+    DaskAddress,
+    DaskWorkers,
+    Day,
+    TaskRunner,
+    Ticker,
+    Timeframe,
+    Universe,
+    Vendor,
+    grouped,
+)
+from tasks.runners import chosen
 from tasks.threads import threads
 
 
+@grouped(
+    {
+        FIRST: ["dry_run"],
+        WHOSE: ["universe", "tickers", "universe_on", "former_tickers"],
+        WHEN: ["start", "end"],
+        WHAT: ["timeframes", "extended_hours", "derive", "source", "uncertain"],
+        AGAIN: ["recheck_sessions", "ask_again", "skip_non_sessions"],
+        HOW: ["batch_size", "task_runner", "dask_workers", "dask_address"],
+    }
+)
 @flow(name="ingest", task_runner=threads())
 def ingest(
     universe: Universe = "sp500+etfs",
@@ -29,7 +57,10 @@ def ingest(
     former_tickers: bool = False,
     source: Vendor | None = None,
     uncertain: bool = False,
-    batch_size: Annotated[int, Field(ge=1, le=10_000)] | None = None,
+    batch_size: BatchSize | None = None,
+    task_runner: TaskRunner | None = None,
+    dask_workers: DaskWorkers | None = None,
+    dask_address: DaskAddress | None = None,
     dry_run: bool = False,
 ) -> State[Any]:
     """Fetch what is missing of the cells asked for, and store it with the state that makes every run resumable.
@@ -50,6 +81,9 @@ def ingest(
         source: Whose bars: polygon, databento. Empty: polygon, or the stand-in market where no key is set.
         uncertain: Futures of uncertain origin: look for discontinuities too, and keep apart what is inside of them.
         batch_size: Calls in one task. Empty: the setting BATCH_SIZE.
+        task_runner: Who makes the calls: threads of the run itself, or the workers of a Dask cluster. Empty: as set.
+        dask_workers: Processes of a Dask cluster on the run's machine, for this run. Empty: the setting DASK_WORKERS.
+        dask_address: A Dask scheduler instead, tcp://host:8786. Empty: the setting DASK_ADDRESS.
         dry_run: Only show the plan, and make no call.
     """
 
@@ -69,4 +103,4 @@ def ingest(
         ask_again=ask_again,
         uncertain=uncertain,
     )
-    return night.run("ingest", ask, batch_size, dry_run=dry_run)
+    return night.run("ingest", ask, batch_size, dry_run=dry_run, hands=chosen(task_runner, dask_address, dask_workers))

@@ -20,14 +20,16 @@ from closingbell import universe as universes
 from closingbell.errors import ClosingbellError
 from closingbell.night import with_former, work_out
 from closingbell.request import Request, build
+from closingbell.settings import Settings
 from closingbell.sources.offers import priced
 from closingbell.store.records import as_run_id
 from tasks import night as steps
-from tasks.batch import Work, fetching, lanes, leave_untried
+from tasks.batch import Work, lanes, leave_untried
 from tasks.derive import derive_all
 from tasks.endurance import enduring
 from tasks.facts import look_up_all
 from tasks.resources import Resources, opened
+from tasks.runners import fetching
 from tasks.splits import look_at_splits
 from tasks.sweep import sweep_up
 
@@ -110,6 +112,7 @@ def run(
     dry_run: bool = False,
     job: Callable[[Run], State[Any]] | None = None,
     calls: bool = True,
+    hands: Callable[[Settings], Settings] | None = None,
 ) -> State[Any]:
     """Do what is asked, and say truly how it went.
 
@@ -120,6 +123,7 @@ def run(
         dry_run: stop after the plan.
         job: what to do; None: bring bars up to date.
         calls: whether any are made; else no vendor is needed.
+        hands: who makes the calls, where a person chose for this run alone; None: as set.
     """
     begun, run_id = time.monotonic(), as_run_id(flow_run.id)
     request, resources = None, None
@@ -127,13 +131,14 @@ def run(
         try:
             stack.enter_context(enduring())
             resources = stack.enter_context(opened())
+            resources.settings = hands(resources.settings) if hands else resources.settings
             request, size = ask(resources), batch_size or resources.settings.batch_size
             request = resources.choose(request) if calls else request
             now = resources.clock.now()
             return (job or _night)(Run(run_id, flow, resources, request, size, dry_run, begun, now))
         except ClosingbellError as error:
             told = report.stopped(run_id, flow, str(error), request, time.monotonic() - begun)
-            return steps.give_up(told, resources)
+            return steps.give_up(told, resources, error)
         except BaseException as error:
             # A bug, Ctrl-C or a cancellation: Prefect handles it, but the run's row shall not say "Running" for ever.
             by = _ASKED_TO.get(type(error))
@@ -165,18 +170,17 @@ def _night(run: Run) -> State[Any]:
             if part.damage:
                 store.records.mend(run.run_id, part.source, part.timeframe, part.damage, run.now)
         store.facts.store_tenures(run.run_id, request.source, identity.shipped(), "shipped")
-        by_class = lanes(night, run.batch_size)
+        by_class = lanes(night, run.batch_size, settings.fetch_threads)
         batches = [batch for of_class in by_class.values() for batch in of_class]
         try:
             splits = look_at_splits(work, night.splits, resources)
             resources.look_around(night)
-            flushing = resources.flushing(run.run_id, request.source, run.now)
-            with flushing as flusher, fetching(work, by_class, settings) as futures:
-                tally = steps.gather(futures, batches, resources)
+            with fetching(work, by_class, resources) as at_work:
+                tally = steps.gather(at_work.futures, batches, resources)
         except BaseException:
             leave_untried([batch for batch in batches if not batch.ended], work, resources)
             raise
-        tally.add(flusher.tally)
+        tally.add(at_work.written())
         tally.add(splits)
         tally.add(sweep_up(work, night, resources))
         tally.add(look_up_all(looks.at_minutes(night.minutes), work, run.batch_size, resources))

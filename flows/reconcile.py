@@ -13,11 +13,20 @@ from closingbell import request
 from closingbell.errors import ConfigurationError
 from closingbell.store.records import as_run_id
 from flows import night
-from flows.form import Day, Ticker
+from flows.form import FIRST, HOW, WHEN, WHOSE, BatchSize, Day, Ticker, grouped
 from tasks.resources import Resources
 from tasks.threads import threads
 
 
+@grouped(
+    {
+        FIRST: ["dry_run"],
+        WHOSE: ["tickers"],
+        WHEN: ["start", "end"],
+        "How much": ["sample", "minutes"],
+        HOW: ["batch_size"],
+    }
+)
 @flow(name="reconcile", task_runner=threads())
 def reconcile(
     tickers: list[Ticker] | None = None,
@@ -25,7 +34,7 @@ def reconcile(
     end: Day | None = None,
     sample: Annotated[int, Field(ge=0, le=1_000)] = 5,
     minutes: Annotated[int, Field(ge=0, le=100)] = 0,
-    batch_size: Annotated[int, Field(ge=1, le=10_000)] | None = None,
+    batch_size: BatchSize | None = None,
     dry_run: bool = False,
 ) -> State[Any]:
     """Hold stored bars against the vendor's present ones. What differs is rewritten, and the old values are kept.

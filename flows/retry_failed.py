@@ -17,17 +17,18 @@ from closingbell.cells import RETRYABLE, Gap
 from closingbell.errors import ConfigurationError
 from closingbell.store.records import Records, as_run_id
 from flows import night
-from flows.form import Timeframe, Vendor
+from flows.form import FIRST, HOW, WHAT, BatchSize, Timeframe, Vendor, grouped
 from tasks.resources import Resources
 from tasks.threads import threads
 
 
+@grouped({"Which run": ["run_id"], FIRST: ["dry_run"], WHAT: ["timeframes", "source"], HOW: ["batch_size"]})
 @flow(name="retry-failed", task_runner=threads())
 def retry_failed(
     run_id: Annotated[str, Field(pattern=r"^(last|all|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$")] = "last",
     timeframes: list[Timeframe] | None = None,
     source: Vendor | None = None,
-    batch_size: Annotated[int, Field(ge=1, le=10_000)] | None = None,
+    batch_size: BatchSize | None = None,
     dry_run: bool = False,
 ) -> State[Any]:
     """Make calls for exactly the cells that a run was asked for and did not get.

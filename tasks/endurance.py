@@ -68,13 +68,18 @@ def enduring() -> Iterator[None]:
         over.set()
 
 
-def put_artifact(create: Callable[..., Any], content: object, **more: Any) -> None:
-    """Put an artifact on the run. What is done and stored goes on without it, when the server is away."""
+def put_artifact(create: Callable[..., Any], content: object, **more: Any) -> Any:
+    """Put an artifact on the run. What is done and stored goes on without it, when the server is away.
+
+    Returns:
+        What ``create`` says, such as its id; None where it failed.
+    """
     try:
         with retrying(_ARTIFACT_RETRIES):
-            create(content, **more)
+            return create(content, **more)
     except Exception as error:  # noqa: BLE001  (a picture of the night is not worth the night)
         log.warning("the run has no artifact %s: %s", more.get("key"), type(error).__name__)
+        return None
 
 
 def _outlive_readers(handler: PrefectConsoleHandler) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,12 @@ from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from closingbell import report
+from closingbell import markdown, report
 from closingbell.errors import ClosingbellError, ConfigurationError, RunEndingError
 from closingbell.intraday import is_intraday
 from closingbell.night import Night
@@ -25,10 +25,14 @@ from closingbell.report import Tally
 from closingbell.request import Request
 from closingbell.settings import read
 from closingbell.store.audit import Reconciliation, summed
+from tasks import links
 from tasks.batch import Batch, BatchFailedError, Work
 from tasks.endurance import put_artifact
 from tasks.gates import Gates
-from tasks.resources import Resources
+from tasks.pictures import put_coverage
+from tasks.progress import shown
+from tasks.resources import Resources, current
+from tasks.signals import left_cells
 
 #: Seconds for which a run that is stopped waits for its batches to note what they leave.
 GRACE: Final = 15.0
@@ -44,8 +48,23 @@ def announce(lines: Sequence[str], gates: Gates | None = None) -> list[str]:
     told = [*lines, *notes]
     for line in told:
         get_run_logger().info(line)
-    put_artifact(create_markdown_artifact, "## Plan\n\n" + "\n".join(f"- {line}" for line in told), key="plan")
+    _show(_plan(told, gates), "plan")
     return told
+
+
+def _show(text: str, key: str) -> None:
+    """Put a text on the run; its title is what the list of artifacts shows."""
+    put_artifact(create_markdown_artifact, text, key=key, description=text.partition("\n")[0].lstrip("# "))
+
+
+def _plan(told: Sequence[str], gates: Gates | None) -> str:
+    """The plan as the UI shows it; a dry run has the time to look at what is left out."""
+    context, resources = FlowRunContext.get(), current()
+    dry_run = bool(context and (context.parameters or {}).get("dry_run"))
+    found = _reconciled(resources, resources.night)[0] if dry_run and resources.night else None
+    quota = str(gates.in_force) if gates else ""
+    link = links.for_real() if dry_run else None
+    return markdown.plan(told, resources.night, quota, dry_run=dry_run, link=link, found=found)
 
 
 def gather(futures: Sequence[PrefectFuture[Tally]], batches: Sequence[Batch[Any]], resources: Resources) -> Tally:
@@ -56,7 +75,8 @@ def gather(futures: Sequence[PrefectFuture[Tally]], batches: Sequence[Batch[Any]
     """
     whole = Tally()
     try:
-        results = [future.result(raise_on_failure=False) for future in futures]
+        with shown(resources.store.records):
+            results = [future.result(raise_on_failure=False) for future in futures]
     except BaseException as broken_off:
         # Ctrl-C or a cancellation: batches at work note what they leave before the run tells its state.
         resources.abandon(RunEndingError("the run was stopped", value=type(broken_off).__name__))
@@ -97,7 +117,9 @@ def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tall
         seconds=time.monotonic() - begun,
         parts=parts,
     )
-    return ended(resources, work.run_id, told)
+    told = ended(resources, work.run_id, told)
+    put_coverage(resources, night)
+    return told
 
 
 def _reconciled(resources: Resources, night: Night) -> tuple[Reconciliation, list[dict[str, Any]]]:
@@ -134,11 +156,24 @@ def ended(resources: Resources, run_id: UUID, told: dict[str, Any]) -> dict[str,
     """End a run: its report to the database, and to whoever looks for it."""
     resources.store.records.end_run(run_id, told["state"], told)
     publish(resources.settings.closingbell_home, told)
+    if told["state"] != "Completed" and is_worth_retrying(told):
+        left_cells(told)
     return told
 
 
-def give_up(told: dict[str, Any], resources: Resources | None) -> State[Any]:
-    """The end of a run that had to stop: its report says what there is, and goes wherever it still can."""
+def is_worth_retrying(told: Mapping[str, Any]) -> bool:
+    """Whether the next thing to do is to ask again for what failed."""
+    return str(told["next_command"]).startswith("closingbell retry")
+
+
+def give_up(told: dict[str, Any], resources: Resources | None, error: BaseException | None = None) -> State[Any]:
+    """The end of a run that had to stop: its report says what there is, and goes wherever it still can.
+
+    Args:
+        told: the report.
+        resources: what it worked with, as far as it came to that.
+        error: why; time alone mends neither a setting nor what a person stopped.
+    """
     logger = get_run_logger()
     try:
         row = resources.store.records.progress(UUID(told["run_id"])) if resources else None
@@ -148,12 +183,14 @@ def give_up(told: dict[str, Any], resources: Resources | None) -> State[Any]:
         if resources:
             _say_what_there_is(told, resources)
             resources.store.records.end_run(UUID(told["run_id"]), told["state"], told)
-    except ClosingbellError as error:
-        logger.error("the database does not have the report: %s", error)
+    except ClosingbellError as unsaid:
+        logger.error("the database does not have the report: %s", unsaid)
     try:
         publish((resources.settings if resources else read()).closingbell_home, told)
-    except ClosingbellError as error:
-        logger.error("the report has no file: %s", error)
+    except ClosingbellError as unsaid:
+        logger.error("the report has no file: %s", unsaid)
+    if isinstance(error, ClosingbellError) and not isinstance(error, ConfigurationError) and is_worth_retrying(told):
+        left_cells(told)
     return Failed(message=told["error"])
 
 
@@ -190,15 +227,19 @@ def publish(home: Path, told: Mapping[str, Any]) -> None:
     finally:
         for line in lines:
             logger.info(line)
-    shown = {key: value for key, value in told.items() if key not in ("failed", "unpublished", "unknown")}
-    details = json.dumps(shown, indent=2, default=str)
-    body = "\n".join(f"    {line}" for line in lines)
     table = [
-        {"cause": cause, "cells": group["cells"], "calls": group["calls"], "tickers": report.named(group["tickers"])}
+        {
+            "cause": cause,
+            "cells": group["cells"],
+            "calls": group["calls"],
+            "tickers": report.named(group["tickers"]),
+            "what to do": markdown.what_to_do(group),
+        }
         for cause, group in told["failed"].items()
         if group["tickers"]
     ]
-    put_artifact(create_markdown_artifact, f"## {told['state']}\n\n{body}\n\n```json\n{details}\n```\n", key="report")
+    link = links.to_retry(told["run_id"]) if is_worth_retrying(told) else None
+    _show(markdown.report(told, link), "report")
     if table:
         put_artifact(create_table_artifact, table, key="failed", description=f"Next: `{told['next_command']}`")
 

@@ -2,11 +2,12 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run up test test-pgbouncer test-oracle soak bench lint secrets format lock audit clean
+.PHONY: help run up test test-pgbouncer test-oracle soak bench docs docs-generate lint secrets format lock audit clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+IMAGE_EXTRAS := arrow dask databento flatfiles
 # A stamp of its own, so that an interrupted installation is done again.
 ENV := $(VENV)/.done
 
@@ -32,8 +33,15 @@ soak: $(ENV) ## About an hour of nights in which everything goes wrong, and of k
 	@CLOSINGBELL_SOAK_TICKERS=$${CLOSINGBELL_SOAK_TICKERS:-80} \
 	  $(BIN)/python -m pytest -m soak --show-capture=no -o timeout=0 $(if $(CLOSINGBELL_SOAK_WEEK),tests/soak)
 
-bench: $(ENV) ## Measure everything side by side, about an hour, and write benchmarks/RESULTS.md
+bench: $(ENV) ## Measure everything side by side, about two hours, and write benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks $(NAMES)
+
+docs: $(ENV) ## Build the documentation's site in docs/_build/html, without network
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs-generate: $(ENV) ## Write docs/commands.md, docs/schema.md and what the commands on all pages print
+	@CLOSINGBELL_DOCS=write $(BIN)/python -m pytest tests/docs/test_pages.py
 
 lint: $(ENV) ## Check style and types
 	@$(BIN)/ruff check .
@@ -47,16 +55,19 @@ format: $(ENV) ## Put the style right
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-lock: ## Resolve pyproject.toml into the hashed requirements.lock
+lock: ## Resolve pyproject.toml into the hashed requirements.lock, and that of the image
 	@# Not after $(ENV), which wants what is only about to be locked.
 	@test -x $(BIN)/uv || $(MAKE) $(ENV)
 	@$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --generate-hashes --universal --no-header -o requirements.lock
+	@# The image's: no tools, and the same versions of the rest.
+	@$(BIN)/uv pip compile pyproject.toml infra/image/requirements.in --quiet $(IMAGE_EXTRAS:%=--extra %) \
+	  --constraints requirements.lock --generate-hashes --universal --no-header -o infra/image/requirements.lock
 
 audit: $(ENV) ## Look for known vulnerabilities in what is locked
 	@$(BIN)/python .ci/audit.py
 
 clean: ## Remove the environment and what tools left; the data in .closingbell stay
-	rm -rf $(VENV) .ci-venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .ci-venv build dist docs/_build docs/_outside *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(ENV): requirements.lock pyproject.toml

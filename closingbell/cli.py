@@ -10,31 +10,30 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from closingbell import exits
 from closingbell.errors import ClosingbellError, ConfigurationError, RetryableError
+from closingbell.help import CELLS, HOW, SectionedCommand, SectionedOption
 
 if TYPE_CHECKING:
     from closingbell.settings import Settings
-    from closingbell.store import Reconciliation, Store
+    from closingbell.store import Store
 
-#: How many cells of a kind ``doctor`` names.
-_SHOWN: Final = 10
-
-#: Exit codes that scripts can rely on.
-OK: Final = 0
-CELLS_FAILED: Final = 1
-CANNOT_RUN: Final = 2
+#: Exit codes that scripts can rely on; :mod:`closingbell.exits` says what each means.
+OK: Final = exits.OK
+CELLS_FAILED: Final = exits.CELLS_FAILED
+CANNOT_RUN: Final = exits.CANNOT_RUN
 
 
-class Commands(click.Group):
+class Commands(exits.Commands):
     """The commands, those of entry points loaded when they are called for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -65,9 +64,10 @@ HELP: Final = {
     "backfill": "Fetch a long history of several timeframes as one plan.",
     "facts": "Look up all splits again, dividends and changes of ticker.",
     "derive-events": "Find events, such as triangles, in stored bars.",
-    "doctor": "Check settings, database and ledger; say what to mend.",
+    "doctor": "Check what a run needs and what is stored; say what to mend.",
     "ingest": "Fetch what is missing and store it.",
     "market": "Serve the stand-in for Polygon.",
+    "picture": "Draw coverage, candlesticks, the last nights, or a page of all.",
     "plan": "Show which calls an ingest would make, and make none.",
     "reconcile": "Hold stored bars against what the vendor says now.",
     "retry": "Make calls for exactly the cells that failed.",
@@ -77,7 +77,7 @@ HELP: Final = {
 }
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="closingbell")
 def cli() -> None:
     """Market bars, complete and correct, with the fewest API calls that can do it."""
@@ -91,64 +91,93 @@ timeframe_option = click.option(
     "timeframes",
     type=TIMEFRAME,
     multiple=True,
-    help="Of the bars; give it again for more than one.",
+    metavar="TIMEFRAME",
+    cls=SectionedOption,
+    section=CELLS,
+    help="1d, 1h, 30m, 15m, 5m or 1m; may be given again.",
 )
 
 
 source_option = click.option(
-    "--source", type=click.Choice(["polygon", "databento"]), help="Whose bars. Default: polygon, or its stand-in."
+    "--source",
+    type=click.Choice(["polygon", "databento"]),
+    metavar="VENDOR",
+    cls=SectionedOption,
+    section=CELLS,
+    help="polygon (or its stand-in; the default) or databento.",
 )
 
 
 def asking(command: Any) -> Any:
     """The options that say which cells: the same for ``plan``, ``ingest`` and ``backfill``."""
-    for option in (
-        click.argument("names", nargs=-1, metavar="[TICKER]..."),
-        click.option(
-            "--universe", "-u", help="sp500+etfs (the default), sp500, etfs; or as of a date: sp500@2015-06-30."
-        ),
-        click.option("--tickers", "-t", help="AAPL,BRK.B or @file, as the vendor writes them."),
-        click.option("--start", type=Day(), help="First date. Default: two years back."),
-        click.option("--end", type=Day(), help="Last date. Default: the last session that should be published."),
-        timeframe_option,
-        click.option(
-            "--extended-hours/--regular-hours",
-            default=None,
-            help="Stocks' intraday bars from before the open and after the close too, or not. Default: as set.",
-        ),
-        click.option(
-            "--derive/--no-derive",
-            default=False,
-            help="Make bars of several minutes of stored ones, without a call, instead of fetching them.",
-        ),
-        click.option(
-            "--recheck-sessions",
-            type=click.IntRange(0, 250),
-            default=0,
-            show_default=True,
-            help="Fetch this many of the last sessions again.",
-        ),
-        click.option(
-            "--ask-again", is_flag=True, help="Ask again also for cells known to be empty, not ours, or in quarantine."
-        ),
-        click.option("--former-tickers", is_flag=True, help="Also what the companies were called before, if known."),
-        source_option,
-        click.option(
-            "--uncertain", is_flag=True, help="Look for discontinuities of futures too: their origin is uncertain."
-        ),
+    which: dict[str, Any] = {"cls": SectionedOption, "section": CELLS}
+    how: dict[str, Any] = {"cls": SectionedOption, "section": HOW}
+    for option in reversed(
+        (
+            click.argument("names", nargs=-1, metavar="[TICKER]..."),
+            click.option("--tickers", "-t", metavar="LIST", help="AAPL,BRK.B or @file, as the vendor writes.", **which),
+            click.option(
+                "--universe",
+                "-u",
+                metavar="NAME",
+                help="sp500+etfs (the default), sp500, etfs, or sp500@2015-06-30.",
+                **which,
+            ),
+            click.option("--start", type=Day(), help="First date. Default: two years back.", **which),
+            click.option("--end", type=Day(), help="Last date. Default: the last published session.", **which),
+            timeframe_option,
+            source_option,
+            click.option(
+                "--recheck-sessions",
+                type=click.IntRange(0, 250),
+                metavar="N",
+                default=0,
+                help="The last N sessions again.",
+                **how,
+            ),
+            click.option("--ask-again", is_flag=True, help="What is known as empty or not ours, too.", **how),
+            click.option("--former-tickers", is_flag=True, help="Also what companies were called before.", **how),
+            click.option(
+                "--derive/--no-derive",
+                default=False,
+                help="Coarser bars from stored ones, no call.",
+                **how,
+            ),
+            click.option(
+                "--extended-hours/--regular-hours",
+                default=None,
+                help="Of stocks. Default: as EXTENDED_HOURS.",
+                **how,
+            ),
+            click.option("--uncertain", is_flag=True, help="Futures of unknown origin: look closer.", **how),
+        )
     ):
         command = option(command)
     return command
+
+
+def either(universe: str | None, tickers: object) -> None:
+    """Refuse a command that names both: one of them would be left out in silence.
+
+    Raises:
+        click.UsageError: both are given.
+    """
+    if universe is not None and tickers:
+        raise click.UsageError(
+            "Give tickers or --universe, not both; a file (--tickers @file) can hold the tickers of both."
+        )
 
 
 def tickers_of(asked: Mapping[str, Any]) -> str | None:
     """The tickers that a command names, with ``--tickers`` or without; None: none.
 
     Raises:
+        click.UsageError: a universe is named as well.
         ConfigurationError: Databento has no such bars, or not of these dates. It is said before a database is opened.
     """
     from closingbell import universe as universes
 
+    either(asked["universe"], asked["names"] or asked["tickers"] is not None)
     tickers: str | None = ",".join(asked["names"]) or None
     if asked["tickers"] is not None:
         tickers = ",".join([*asked["names"], asked["tickers"]])
@@ -183,7 +212,7 @@ class Day(click.ParamType[date]):
             self.fail(f"{value!r} is not a date; write it as 2026-01-31.", param, ctx)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 
 
 def show(value: Mapping[str, Any], lines: list[str], as_json: bool) -> None:
@@ -195,8 +224,11 @@ def show(value: Mapping[str, Any], lines: list[str], as_json: bool) -> None:
 
 
 @contextmanager
-def opened() -> Iterator[tuple[Settings, Store]]:
+def opened(settings: Settings | None = None) -> Iterator[tuple[Settings, Store]]:
     """The settings, and the database they name or the one that stands in for it, at the newest migration.
+
+    Args:
+        settings: those to use; None: they are read.
 
     Raises:
         ConfigurationError: DATABASE_URL is unset, and nothing that could stand in for it is installed.
@@ -204,7 +236,7 @@ def opened() -> Iterator[tuple[Settings, Store]]:
     from closingbell.settings import load
     from closingbell.store import open_store
 
-    settings = load(_completed)
+    settings = settings or load(_completed)
     with ExitStack() as stack:
         if settings.database_url:
             url = settings.database_url.get_secret_value()
@@ -238,13 +270,18 @@ def _from_entry_point(name: str) -> Any:
     )
 
 
-@cli.command()
+@cli.command(cls=SectionedCommand)
 @asking
 @json_option
 def plan(as_json: bool, **asked: Any) -> None:
-    """Show which calls an ingest would make, and make none. The bars are daily ones unless --timeframe says.
+    """Show which calls an ingest would make, and make none.
 
-    Example: closingbell plan --tickers AAPL,MSFT --start 2024-01-02
+    Daily bars, unless --timeframe says otherwise.
+
+    \b
+    Examples:
+      closingbell plan
+      closingbell plan --tickers AAPL,MSFT --start 2024-01-02
     """
     from closingbell import report, request
     from closingbell import universe as universes
@@ -285,10 +322,17 @@ def plan(as_json: bool, **asked: Any) -> None:
 @click.argument("ticker", required=False)
 @json_option
 def status(ticker: str | None, as_json: bool) -> None:
-    """Show what is stored, or what is known of one ticker.
+    """Show what is stored and the last runs, or what is known of one ticker.
 
-    Example: closingbell status AAPL
+    Of a ticker: how far it is accounted for, its gaps with their reasons, bars in
+    quarantine, revisions, splits, dividends, and who held it.
+
+    \b
+    Examples:
+      closingbell status
+      closingbell status AAPL
     """
+    from closingbell.told import overview_lines, ticker_lines
     from closingbell.universe import check_ticker
 
     if ticker is not None:
@@ -296,74 +340,75 @@ def status(ticker: str | None, as_json: bool) -> None:
     with opened() as (_, store):
         if ticker is not None:
             known = store.records.of_ticker(ticker)
-            return show(known, list(_ticker_lines(known)), as_json)
+            return show(known, list(ticker_lines(known)), as_json)
         whole, runs = store.records.overview(), store.records.runs()
-    return show({**whole, "runs": runs}, list(_overview_lines(whole, runs)), as_json)
+    return show({**whole, "runs": runs}, list(overview_lines(whole, runs)), as_json)
 
 
 @cli.command()
+@click.option("--call", is_flag=True, help="Also make one call, to see that the key is accepted.")
 @json_option
-def doctor(as_json: bool) -> None:
-    """Check settings, database and ledger; say what to mend. Exits with 1 when a cell is not accounted for.
+def doctor(call: bool, as_json: bool) -> None:
+    """Check everything a run needs and what is stored, and say what to mend.
 
-    Every bar is held against the ledger, to the cell; the next run over the tickers mends what is found.
+    Settings, home, key, database; the Prefect server with pool, worker,
+    deployments and the quota's limit, where one is named or runs here; and every
+    bar against the ledger, to the cell, which the next run mends.
 
-    Example: closingbell doctor
+    Exits with 1 when a cell is not accounted for, with 2 when no run could go on.
+
+    \b
+    Examples:
+      closingbell doctor
+      closingbell doctor --call
     """
-    with opened() as (settings, store):
-        found = store.records.audit()
-        sources = {settings.source, *(source for source, _ in found)}
-        splits = {source: n for source in sorted(sources) if (n := store.facts.splits_lost(source))}
-    market = "the stand-in market" if settings.uses_stand_in else settings.polygon_base_url
-    lines = [
-        f"settings  ok: {settings.quotas}, {market}",
-        "database  ok: reachable, at the newest migration",
-        *(f"warning   {warning}" for warning in settings.warnings),
-        *(f"ledger    {source} {timeframe}: {sums}" for (source, timeframe), sums in found.items()),
-    ]
-    lines += _damage_lines(found)
-    lines += [f"mend      {source}: {abs(n):,} splits {'lost' if n > 0 else 'added'} since the last look; "
-              "the next run looks at all of them again" for source, n in splits.items()]  # fmt: skip
-    damage = {key: sums.damage for key, sums in found.items() if sums.damage}
-    value = {
-        "ok": not damage and not splits,
-        "splits_lost": splits,
-        "unexplained": {ticker: n for sums in found.values() for ticker, n in sums.unexplained.items()},
-        "cells": sum(sums.expected for sums in found.values()),
-        "damage": [
-            {"source": source, "timeframe": timeframe, **asdict(wrong)} for (source, timeframe), wrong in damage.items()
-        ],
-    }
-    show(value, lines, as_json)
-    if damage or splits:
-        sys.exit(CELLS_FAILED)
+    from closingbell import doctors
+    from closingbell.clock import Clock
+    from closingbell.settings import load
 
-
-def _damage_lines(found: Mapping[tuple[str, str], Reconciliation]) -> Iterator[str]:
-    """What is wrong in each ledger, with the first cells by name, and what to do about it."""
-    for (source, timeframe), sums in found.items():
-        wrong = sums.damage
-        if not wrong:
-            continue
-        yield f"mend      {source} {timeframe}: {wrong}"
-        for what, cells in (("neither", wrong.lost), ("both", wrong.contradicted), ("no proof", wrong.unproven)):
-            yield from (f"          {what:<8} {ticker} {session}" for ticker, session in cells[:_SHOWN])
-            if len(cells) > _SHOWN:
-                yield f"          {what:<8} and {len(cells) - _SHOWN:,} more: closingbell doctor --json"
-        if wrong.orphans:
-            names = list(wrong.orphans)
-            more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-            yield f"          no watermark  {', '.join(names[:_SHOWN])}{more}"
-        yield "next      closingbell retry all: mends the ledger and asks again for exactly these cells"
+    findings, found, splits = [], {}, {}
+    try:
+        settings = load(_completed)
+    except ClosingbellError as error:
+        findings.append(doctors.failed("settings", error))
+    else:
+        findings += doctors.of_settings(settings)
+        try:
+            with opened(settings) as (_, store):
+                found = store.records.audit()
+                sources = {settings.source, *(source for source, _ in found)}
+                splits = {source: n for source in sorted(sources) if (n := store.facts.splits_lost(source))}
+                partitions = doctors.of_partitions(
+                    store.records.prepared_until(), Clock(settings.closingbell_now).now().date()
+                )
+            findings.append(doctors.Finding("database", "reachable, at the newest migration"))
+            findings += partitions
+        except ClosingbellError as error:
+            findings.append(doctors.failed("database", error))
+        for entry in entry_points(group="closingbell.provider", name="checks"):
+            findings += entry.load()(settings, call=call)
+        findings += doctors.of_ledger(found, splits)
+    show(doctors.as_json(findings, found, splits), [line for one in findings for line in one.lines()], as_json)
+    if code := doctors.exit_code(findings):
+        sys.exit(code)
 
 
 @cli.command()
-@click.argument("name", default="sp500+etfs")
+@click.argument("name", default="sp500+etfs", metavar="[NAME]")
 @json_option
 def universe(name: str, as_json: bool) -> None:
     """List the tickers of a universe, now or on a past date.
 
-    Example: closingbell universe sp500@2015-06-30
+    \b
+    NAME is one of
+      sp500+etfs          the default: the S&P 500 and 20 large ETFs
+      sp500, etfs         one of the two
+      sp500@2015-06-30    the index on that day, under the tickers of that day
+
+    \b
+    Examples:
+      closingbell universe
+      closingbell universe sp500@2015-06-30
     """
     from closingbell import universe as universes
 
@@ -371,77 +416,9 @@ def universe(name: str, as_json: bool) -> None:
     show({"universe": name, "tickers": tickers}, list(tickers), as_json)
 
 
-def _ticker_lines(known: Mapping[str, Any]) -> Iterator[str]:
-    from closingbell.store.records import described
-
-    yield known["ticker"]
-    if not known["watermarks"]:
-        yield "  nothing is known of it"
-    for mark in known["watermarks"]:
-        bars = next((row["bars"] for row in known["bars"] if row["timeframe"] == mark["timeframe"]), 0)
-        yield (
-            f"  {mark['source']} {mark['timeframe']}  {mark['first_session']} to {mark['last_session']}"
-            f" accounted for, {bars:,} bars"
-        )
-    for found in known["events"]:
-        of = f" made of {found['from_timeframe']}" if found["from_timeframe"] != found["timeframe"] else ""
-        what = f"{found['events']:,} {found['detector']} ({found['version']})"
-        span = f"{found['first_session']} to {found['last_session']}"
-        yield f"  {what} on {found['source']} {found['timeframe']}{of}  {span}"
-    for held in known["held_by"]:
-        until = f"until {held['end_day']}" if held["end_day"] else "on"
-        yield f"  held by     {held['name'] or held['instrument_id']} from {held['first_day']} {until}"
-    told: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
-        "gaps": ("gap", lambda row: f"{row['session']}  {row['reason']}  {row['last_error'] or ''}".rstrip()),
-        "quarantine": ("quarantine", lambda row: f"{row['session']}  {row['rule']}  {row['message'] or ''}".rstrip()),
-        "revisions": ("revision", lambda row: f"{described(row).partition(' ')[2]}  seen {row['seen_at']:%Y-%m-%d}"),
-        "splits": ("split", lambda row: f"{row['execution_date']}  {row['split_to']:g}-for-{row['split_from']:g}"),
-        "split_revisions": ("split was", _split_was),
-        "dividends": ("dividend", lambda row: f"{row['ex_date']}  {row['cash_amount']:g} {row['currency']}"),
-    }
-    for row in known["rolls"]:
-        before = f"from {row['from_id']} to" if row["from_id"] else "begins with"
-        yield f"  roll        {row['session']}  {before} contract {row['instrument_id']}"
-    for name, (word, line) in told.items():
-        yield from (f"  {word:<10}  {line(row)}" for row in known[name])
-        if more := known["counts"][name] - len(known[name]):
-            yield f"  {word:<10}  and {more:,} before"
-
-
-def _split_was(row: Mapping[str, Any]) -> str:
-    """What was known of a split, and since when no longer."""
-    new = f"{row['new_split_to']:g}-for-{row['new_split_from']:g}" if row["new_split_to"] else "taken back"
-    old = f"{row['old_split_to']:g}-for-{row['old_split_from']:g}"
-    return f"{row['execution_date']}  {old} until {row['seen_at']:%Y-%m-%d}, then {new}"
-
-
-def _overview_lines(whole: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    span = f", {whole['first_session']} to {whole['last_session']}" if whole["bars"] else ""
-    yield f"{whole['bars']:,} bars of {whole['tickers']:,} tickers{span}"
-    gaps = ", ".join(f"{count:,} {reason}" for reason, count in sorted(whole["gaps"].items())) or "none"
-    yield f"gaps {gaps}; quarantined {whole['quarantined']:,}; revisions {whole['revisions']:,}"
-    for run in runs:
-        yield (
-            f"  {run['started_at']:%Y-%m-%d %H:%M}  {run['run_id']}  {run['flow']:<12}  {run['state']:<18}"
-            f"  {run['actual_calls']:,} of {run['planned_calls']:,} calls, {run['inserted']:,} bars"
-        )
-
-
 def main() -> None:
-    """The entry point: errors of ours become one readable line and an exit code."""
-    try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as leaving:
-        sys.exit(leaving.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(CANNOT_RUN)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        sys.exit(130)
-    except ClosingbellError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(CANNOT_RUN)
+    """The entry point: errors of ours become one readable line, or one JSON object, and an exit code."""
+    sys.exit(cli.run())
 
 
 if __name__ == "__main__":

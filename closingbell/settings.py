@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator
@@ -29,6 +29,9 @@ DATABENTO_URL: Final = "https://hist.databento.com"
 
 #: The second source's name in the tables and on the command line.
 DATABENTO: Final = "databento"
+
+#: Who makes a run's calls.
+TaskRunnerName = Literal["threads", "dask"]
 
 #: The settings that hold a key or a password.
 SECRETS: Final = (
@@ -124,6 +127,11 @@ class Settings(BaseSettings):
         None, ge=0, description="Do not begin a run that would cost more than so many US dollars. Unset: no limit."
     )
     prefect_api_url: str | None = Field(None, description="The Prefect server's API; unset: a local server.")
+    notify_block: str = Field(
+        "",
+        pattern=r"^([a-z0-9-]+/[a-z0-9-]+)?$",
+        description="The Prefect notification block that is told of failures, type/name such as slack-webhook/ops.",
+    )
     batch_size: int = Field(25, ge=1, le=10_000, description="Calls in one mapped task.")
     max_retries: int = Field(3, ge=0, le=100, description="Times a task asks again for what failed.")
     crypto_max_retries: int | None = Field(
@@ -132,6 +140,13 @@ class Settings(BaseSettings):
     fx_max_retries: int | None = Field(None, ge=0, le=100, description="The same for foreign exchange.")
     retry_delay: float = Field(2.0, ge=0, description="Seconds before the first retry; doubles each time.")
     fetch_threads: int = Field(8, ge=1, le=64, description="Batches worked on at once in one run.")
+    task_runner: TaskRunnerName = Field(
+        "threads", description="Who makes a run's calls: threads of its own process, or the workers of a Dask cluster."
+    )
+    dask_address: str = Field(
+        "", pattern=r"^([a-z]+://\S+)?$", description="The Dask scheduler; unset: a cluster on the run's machine."
+    )
+    dask_workers: int = Field(2, ge=1, le=256, description="Processes of the cluster on this machine.")
     closingbell_home: Path = Field(Path(".closingbell"), description="Where the embedded parts and the reports live.")
     closingbell_now: AwareDatetime | None = Field(
         None, description="Freeze the clock at this instant (ISO 8601 with offset), to replay a night."

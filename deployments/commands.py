@@ -13,14 +13,11 @@ from uuid import UUID
 
 import click
 
-from closingbell import report
 from closingbell.cli import (
-    CANNOT_RUN,
-    CELLS_FAILED,
-    OK,
     TIMEFRAME,
     Day,
     asking,
+    either,
     json_option,
     plan,
     show,
@@ -29,63 +26,98 @@ from closingbell.cli import (
     timeframe_option,
 )
 from closingbell.errors import ConfigurationError
-from closingbell.settings import Settings, load, read
-from closingbell.store.records import as_run_id
+from closingbell.exits import CANCELLED, CANNOT_RUN, CELLS_FAILED, OK
+from closingbell.help import HOW, SectionedCommand, SectionedOption
 
 if TYPE_CHECKING:
     from prefect import Flow
     from prefect.client.schemas.objects import FlowRun, State
 
+    from closingbell.settings import Settings
     from deployments.progress import Watch
-
-#: As a shell says of a command that Ctrl-C ended.
-CANCELLED: Final = 130
 
 #: Seconds that sending the last of a run's log may take.
 _SENDING: Final = 10
 
-batch_size_option = click.option("--batch-size", type=click.IntRange(1, 10_000), help="Calls in one task.")
+batch_size_option = click.option(
+    "--batch-size",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    cls=SectionedOption,
+    section=HOW,
+    help="Calls in one task.",
+)
+_HANDS: Final = ("task_runner", "dask_workers", "dask_address")
+
+
+def hands_options(command: Any) -> Any:
+    """The options that say who makes the calls."""
+    how: dict[str, Any] = {"cls": SectionedOption, "section": HOW}
+    runners = click.Choice(["threads", "dask"])
+    for option in (
+        click.option("--dask-address", metavar="URL", help="A Dask scheduler, such as tcp://host:8786.", **how),
+        click.option("--dask-workers", type=click.IntRange(1, 256), metavar="N", help="Dask processes here.", **how),
+        click.option("--task-runner", type=runners, help="Default: as TASK_RUNNER.", **how),
+    ):
+        command = option(command)
+    return command
+
+
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only show the plan, and make no call.")
+# Those of the commands that have no headings of their own for them.
+tickers_option = click.option(
+    "--tickers", "-t", metavar="LIST", help="AAPL,BRK.B or @file, as the vendor writes. Default: all stored."
+)
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @asking
 @batch_size_option
+@hands_options
 @dry_run_option
 @json_option
 @click.pass_context
 def ingest(ctx: click.Context, /, batch_size: int | None, dry_run: bool, as_json: bool, **asked: Any) -> None:
-    """Fetch what is missing and store it. Exits with 1 when cells failed, with 2 when it cannot run.
+    """Fetch what is missing and store it: daily bars, unless --timeframe says otherwise.
 
-    The bars are daily ones unless --timeframe says.
+    Exits with 1 when cells failed, with 2 when it cannot run.
 
-    Example: closingbell ingest --tickers AAPL,MSFT --start 2024-01-02 --end 2024-03-28
+    \b
+    Examples:
+      closingbell ingest
+      closingbell ingest --tickers AAPL,MSFT --start 2024-01-02
     """
     asked["timeframes"] = asked["timeframes"] or ("1d",)
+    hands = {name: asked.pop(name) for name in _HANDS}
     if dry_run:
         ctx.invoke(plan, **asked, as_json=as_json)
         return
-    _run("flows.ingest", "ingest", _parameters(asked, batch_size), as_json)
+    _run("flows.ingest", "ingest", {**_parameters(asked, batch_size), **hands}, as_json)
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @asking
 @batch_size_option
+@hands_options
 @dry_run_option
 @json_option
 @click.pass_context
 def backfill(ctx: click.Context, /, batch_size: int | None, dry_run: bool, as_json: bool, **asked: Any) -> None:
-    """Fetch a long history of several timeframes and asset classes as one plan, minutes unless --timeframe says.
+    """Fetch a long history of several timeframes and asset classes as one plan.
 
-    Each call is committed by itself: a run that is stopped goes on where it was. Exits as ingest does.
+    Minutes, unless --timeframe says otherwise. Started again, it goes on where it
+    stopped. Exits as ingest does.
 
-    Example: closingbell backfill --tickers AAPL,X:BTCUSD --timeframe 1m --timeframe 1h --start 2024-01-02
+    \b
+    Example:
+      closingbell backfill -t AAPL,X:BTCUSD --timeframe 1m --start 2024-01-02
     """
     asked["timeframes"] = asked["timeframes"] or ("1m",)
+    hands = {name: asked.pop(name) for name in _HANDS}
     if dry_run:
         ctx.invoke(plan, **asked, as_json=as_json)
         return
-    _run("flows.backfill", "backfill", _parameters(asked, batch_size), as_json)
+    _run("flows.backfill", "backfill", {**_parameters(asked, batch_size), **hands}, as_json)
 
 
 def _parameters(asked: Mapping[str, Any], batch_size: int | None) -> dict[str, Any]:
@@ -99,7 +131,7 @@ def _parameters(asked: Mapping[str, Any], batch_size: int | None) -> dict[str, A
 
 
 @click.command()
-@click.argument("run_id", default="last")
+@click.argument("run_id", default="last", metavar="[last|all|RUN_ID]")
 @timeframe_option
 @source_option
 @batch_size_option
@@ -113,10 +145,18 @@ def retry(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Make calls for exactly the cells that failed: of the last run, of RUN_ID, or of all.
+    """Make calls for exactly the cells that failed.
 
-    Example: closingbell retry last
+    Those of the last run (the default), of a given run, or of all. The report of a
+    run with failures ends with the command to type. Exits as ingest does.
+
+    \b
+    Examples:
+      closingbell retry
+      closingbell retry all --dry-run
     """
+    from closingbell.store.records import as_run_id
+
     if run_id not in ("last", "all"):
         run_id = str(as_run_id(run_id))
     parameters = {
@@ -130,19 +170,23 @@ def retry(
 
 
 @click.command()
-@click.option("--tickers", "-t", help="Only these: AAPL,BRK.B or @file. Default: every ticker that is stored.")
+@tickers_option
 @click.option("--start", type=Day(), help="First date. Default: the first one stored.")
 @click.option("--end", type=Day(), help="Last date. Default: the last one stored.")
 @click.option(
     "--sample",
     type=click.IntRange(1, 1_000),
+    metavar="N",
     default=5,
-    show_default=True,
-    help="Fetch so many tickers whole, by range, and so many sessions whole, by market day.",
+    help="Fetch N tickers and N sessions whole. Default: 5.",
 )
-@click.option("--all", "everything", is_flag=True, help="Fetch everything, by the cheapest calls, instead of a sample.")
+@click.option("--all", "everything", is_flag=True, help="Fetch everything, by the cheapest calls.")
 @click.option(
-    "--minutes", type=click.IntRange(0, 100), default=0, help="Hold so many daily bars against their own minutes."
+    "--minutes",
+    type=click.IntRange(0, 100),
+    metavar="N",
+    default=0,
+    help="Hold N daily bars against their own minutes too.",
 )
 @batch_size_option
 @dry_run_option
@@ -158,9 +202,15 @@ def reconcile(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Hold stored bars against what the vendor says now; what differs is rewritten, and the old values are kept.
+    """Hold stored bars against what the vendor says now.
 
-    Example: closingbell reconcile --all --start 2024-01-02
+    A sample, or everything. What differs is rewritten, and the old values are kept
+    as revisions. Exits as ingest does.
+
+    \b
+    Examples:
+      closingbell reconcile
+      closingbell reconcile --all --start 2024-01-02
     """
     from closingbell import universe as universes
 
@@ -177,11 +227,11 @@ def reconcile(
 
 
 @click.command()
-@click.option("--universe", "-u", help="sp500+etfs (the default), sp500 or etfs.")
-@click.option("--tickers", "-t", help="AAPL,BRK.B or @file, as the vendor writes them.")
-@click.option("--start", type=Day(), help="First day of splits and dividends. Default: two years back.")
-@click.option("--dividends/--no-dividends", default=True, help="Look up dividends.", show_default=True)
-@click.option("--names/--no-names", default=True, help="Look up former tickers, a call for each.", show_default=True)
+@click.option("--tickers", "-t", metavar="LIST", help="AAPL,BRK.B or @file, as the vendor writes.")
+@click.option("--universe", "-u", metavar="NAME", help="sp500+etfs (the default), sp500 or etfs.")
+@click.option("--start", type=Day(), help="First day of the facts. Default: two years back.")
+@click.option("--dividends/--no-dividends", default=True, help="Dividends too, or not. Default: too.")
+@click.option("--names/--no-names", default=True, help="Former tickers too, a call for each, or not.")
 @batch_size_option
 @dry_run_option
 @json_option
@@ -195,12 +245,18 @@ def facts(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Look up what the nightly run does not ask for each night: all splits again, dividends, changes of ticker.
+    """Look up what the nightly run does not ask for each night.
 
-    Example: closingbell facts --tickers META --start 2012-01-03
+    All splits once more, dividends, and what companies were called before. Exits as
+    ingest does.
+
+    \b
+    Example:
+      closingbell facts --tickers META --start 2012-01-03
     """
     from closingbell import universe as universes
 
+    either(universe, tickers is not None)
     parameters = {
         "tickers": list(universes.resolve(universe, tickers)) if universe or tickers is not None else None,
         "start": start,
@@ -213,54 +269,70 @@ def facts(
 
 
 @click.command("derive-events")
-@click.option("--tickers", "-t", help="Only these: AAPL,X:BTCUSD or @file. Default: every ticker with such bars.")
-@click.option("--universe", "-u", help="Those of a universe with such bars: sp500+etfs, sp500 or etfs.")
-@click.option("--timeframe", type=TIMEFRAME, default="1d", show_default=True, help="That the detector looks at.")
-@click.option("--from-timeframe", type=TIMEFRAME, help="Make them of these stored bars. Default: they are stored.")
-@click.option("--detector", default="triangles", show_default=True, help="What to look for.")
+@tickers_option
+@click.option("--universe", "-u", metavar="NAME", help="Those of sp500+etfs, sp500 or etfs that are stored.")
+@click.option("--detector", default="triangles", metavar="NAME", help="What to look for. Default: triangles.")
+@click.option("--timeframe", type=TIMEFRAME, metavar="TIMEFRAME", default="1d", help="To look at. Default: 1d.")
+@click.option("--from-timeframe", type=TIMEFRAME, metavar="TIMEFRAME", help="Make them of these stored bars.")
 @click.option("--start", type=Day(), help="First date. Default: the first one stored.")
 @click.option("--end", type=Day(), help="Last date. Default: the last one stored.")
-@click.option("--purge", is_flag=True, help="Delete the events of these dates first, and derive them again.")
-@click.option("--source", help="Whose bars: polygon, databento, or polygon:1m, made of minutes. Default: as set.")
+@click.option("--purge", is_flag=True, help="Delete the events of these dates and derive them again.")
+@click.option("--source", metavar="SOURCE", help="polygon, databento, or polygon:1m, made of minutes.")
 @click.option("--dry-run", is_flag=True, help="Only show what is to do.")
 @json_option
 def derive_events(tickers: str | None, as_json: bool, **asked: Any) -> None:
-    """Find events, such as triangles, in stored bars, and store them; no call is made.
+    """Find events, such as triangles, in stored bars, and store them. No call is made.
 
-    Only what is new is derived, and what depends on bars that changed; a run that is stopped goes on where it was.
+    Only what is new is derived, and what depends on bars that changed. Started
+    again, it goes on where it stopped.
 
-    Example: closingbell derive-events --tickers X:BTCUSD --timeframe 5m --from-timeframe 1m
+    \b
+    Example:
+      closingbell derive-events -t X:BTCUSD --timeframe 5m --from-timeframe 1m
     """
     from closingbell import universe as universes
     from closingbell.events import detector
 
+    either(asked["universe"], tickers is not None)
     detector(asked["detector"])
     parameters = {"tickers": list(universes.parse_tickers(tickers)) if tickers is not None else None, **asked}
     _run("flows.derive_events", "derive_events", parameters, as_json)
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Run the nightly deployment once, then stop everything.")
+@click.option("--once", is_flag=True, help="Run the nightly deployment once, then stop all.")
 @json_option
 def up(once: bool, as_json: bool) -> None:
-    """Serve the whole stack: UI, nightly schedule, worker; Ctrl-C stops it.
+    """Serve the whole stack: UI, nightly schedule, worker. Ctrl-C stops it.
 
-    Example: closingbell up
+    Whatever the settings do not name is started on loopback: PostgreSQL, the
+    Prefect server, the stand-in market. With --json, one object says where they
+    are, as soon as they answer; with --once as well, it is the run's report.
+
+    \b
+    Examples:
+      closingbell up
+      closingbell up --once
     """
+    from closingbell import report
+    from closingbell.settings import load
     from deployments.local import run_once, serve
 
     settings = load()
     if not once:
-        sys.exit(serve(settings))
-    told, code = run_once(settings, following(settings))
-    show(told, report.lines(told) if told else [], as_json)
-    sys.exit(exit_code(told) if told else code)
+        sys.exit(serve(settings, (lambda where: show(where, [], as_json)) if as_json else None))
+    told, code = run_once(settings, following(settings, quiet=as_json))
+    reported = "run_id" in told
+    show(told, report.lines(told) if reported else [], as_json)
+    sys.exit(exit_code(told) if reported else code)
 
 
 def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> None:
     """Run a flow in this process, show it while it runs, print its report, exit with its code."""
     from importlib import import_module
 
+    from closingbell import report
+    from closingbell.settings import load, read
     from deployments.bootstrap import settings_of_runs
     from deployments.local import ended_by_signals, joined_or_started
 
@@ -291,6 +363,7 @@ def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> N
         except (KeyboardInterrupt, TerminationSignal):
             if told := _report(settings, begun):
                 show(told, report.lines(told), as_json)
+                sys.exit(CANCELLED)
             raise KeyboardInterrupt from None
     told = _report(settings, begun)
     if told is None:
@@ -338,12 +411,12 @@ def exit_code(told: Mapping[str, Any]) -> int:
     return OK if told["state"] == "Completed" else CELLS_FAILED
 
 
-def following(settings: Settings) -> Callable[[UUID, Callable[[], None]], State[Any]]:
+def following(settings: Settings, *, quiet: bool = False) -> Callable[[UUID, Callable[[], None]], State[Any]]:
     """Show a deployment's run until it is over; see :data:`deployments.local.Follow`."""
     from deployments.local import wait_for_run
 
     def follow(run_id: UUID, check: Callable[[], None]) -> State[Any]:
-        with _watching(settings, quiet=False) as watch:
+        with _watching(settings, quiet=quiet) as watch:
             if watch:
                 watch.run_id = run_id
             return wait_for_run(run_id, check)

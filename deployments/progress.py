@@ -14,9 +14,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from closingbell.errors import ClosingbellError
+from closingbell.pace import Pace
 from closingbell.store.records import Records
 
 #: Seconds between two looks at the row.
@@ -93,33 +94,28 @@ class Watch:
     def _follow(self) -> None:
         drawn = Progress(
             TextColumn("        "),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("calls  {task.fields[bars]:,} bars  {task.fields[rate]:,.0f} calls/s"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[bars]:,} bars, {task.fields[rate]} {task.fields[left]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        begun, told, bar = 0.0, 0.0, None
+        told, bar, pace = 0.0, None, Pace(0)
         with drawn:
             while not self._over.wait(_LOOK):
                 row = self._read()
                 if row is None:
                     continue
                 if bar is None:
-                    begun = told = time.monotonic()
+                    told, pace = time.monotonic(), Pace(row["planned_calls"])
                     self._tell_plan(row)
-                    bar = drawn.add_task("", total=row["planned_calls"], bars=0, rate=0.0)
-                rate = row["actual_calls"] / max(time.monotonic() - begun, _LOOK)
-                self._draw(drawn, bar, row, rate)
+                    bar = drawn.add_task("", total=row["planned_calls"], bars=0, rate="", left="")
+                self._draw(drawn, bar, row, pace)
                 if not self._console.is_terminal and time.monotonic() - told > _LINE:
                     told = time.monotonic()
-                    self._console.print(
-                        f"         {row['actual_calls']:,} of {row['planned_calls']:,} calls,"
-                        f" {row['accepted_bars']:,} bars, {rate:,.1f} calls/s"
-                    )
+                    self._console.print(f"         {pace.told(row['accepted_bars'])}", soft_wrap=True)
             if bar is not None and (row := self._read()):
-                self._draw(drawn, bar, row, row["actual_calls"] / max(time.monotonic() - begun, _LOOK))
+                self._draw(drawn, bar, row, pace)
 
     def _read(self) -> Mapping[str, Any] | None:
         try:
@@ -129,9 +125,13 @@ class Watch:
 
     def _tell_plan(self, row: Mapping[str, Any]) -> None:
         for number, line in enumerate(row["plan"]["told"]):
-            self._console.print(f"{'plan' if not number else '':<8} {line}")
+            self._console.print(f"{'plan' if not number else '':<8} {line}", markup=False, soft_wrap=True)
 
     @staticmethod
-    def _draw(drawn: Progress, bar: TaskID, row: Mapping[str, Any], rate: float) -> None:
+    def _draw(drawn: Progress, bar: TaskID, row: Mapping[str, Any], pace: Pace) -> None:
+        pace.see(row["actual_calls"], time.monotonic())
         total = max(row["planned_calls"], row["actual_calls"])
-        drawn.update(bar, completed=row["actual_calls"], total=total, bars=row["accepted_bars"], rate=rate)
+        left = f"({pace.left_told})" if pace.left_told else ""
+        drawn.update(
+            bar, completed=row["actual_calls"], total=total, bars=row["accepted_bars"], rate=pace.rate_told, left=left
+        )

@@ -73,15 +73,9 @@ def claim(home: Path) -> Iterator[None]:
         ConfigurationError: another process is.
         FatalError: the home cannot be written.
     """
-    try:
+    with _writing(home):
         home.mkdir(parents=True, exist_ok=True)
         lock = os.open(home / "stack.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise FatalError(
-            "CLOSINGBELL_HOME cannot be written",
-            value=f"{home} ({error.strerror})",
-            fix="Make it writable, free some space, or set CLOSINGBELL_HOME elsewhere.",
-        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -97,6 +91,19 @@ def claim(home: Path) -> Iterator[None]:
     finally:
         (home / "stack.json").unlink(missing_ok=True)
         os.close(lock)
+
+
+@contextlib.contextmanager
+def _writing(home: Path) -> Iterator[None]:
+    """Raises: FatalError: the home cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise FatalError(
+            "CLOSINGBELL_HOME cannot be written",
+            value=f"{home} ({error.strerror})",
+            fix="Make it writable, free some space, or set CLOSINGBELL_HOME elsewhere.",
+        ) from None
 
 
 def announce(home: Path, standing: Standing) -> None:
@@ -125,9 +132,15 @@ def is_claimed(home: Path) -> bool:
 
 @contextlib.contextmanager
 def guest(home: Path) -> Iterator[None]:
-    """Use the stack of ``home`` for the time of the block: one that serves only runs waits for its guests."""
-    home.mkdir(parents=True, exist_ok=True)
-    with _file(home / "stack.guests") as guests:
+    """Use the stack of ``home`` for the time of the block: one that serves only runs waits for its guests.
+
+    Raises:
+        FatalError: the home cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with _writing(home):
+            home.mkdir(parents=True, exist_ok=True)
+            guests = stack.enter_context(_file(home / "stack.guests"))
         fcntl.flock(guests, fcntl.LOCK_SH)
         yield
 

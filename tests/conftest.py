@@ -46,10 +46,10 @@ _SCRATCH = "closingbell-tests-"
 #: The files that take longest, in this order, before all others: the processes then end at about the same time. It
 #: holds with ``--no-loadscope-reorder`` only; without, pytest-xdist sorts files by their number of tests.
 _LONGEST = (
-    *("test_stack", "test_views", "test_limiter_life", "test_healing", "test_scale", "test_failures"),
-    *("test_two_databases", "test_kills", "test_flush", "test_facts", "test_oracle_outage", "test_calls"),
-    *("test_oracle", "test_pauses", "test_limiter_limit", "test_reconcile", "test_recount", "test_splits"),
-    *("test_canary", "test_cancel", "test_limiter_quota", "test_vendor_faults", "test_polygon_faults"),
+    *("test_stack", "test_front_door", "test_views", "test_limiter_life", "test_dask", "test_healing", "test_scale"),
+    *("test_two_databases", "test_pages", "test_kills", "test_flush", "test_facts", "test_oracle_outage", "test_calls"),
+    *("test_failures", "test_oracle", "test_pauses", "test_limiter_limit", "test_reconcile", "test_recount"),
+    *("test_splits", "test_canary", "test_cancel", "test_limiter_quota", "test_vendor_faults", "test_polygon_faults"),
     *("test_flat_files", "test_intraday", "test_derive", "test_derive_events", "test_soak", "test_claims"),
     *("test_outage", "test_two_runs", "test_overlap", "test_blocks", "test_oracle_poison", "test_real_bars"),
 )

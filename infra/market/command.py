@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from closingbell.errors import ClosingbellError
 from closingbell.quota import Quota
-from infra.market.config import Config
-from infra.market.server import listen, serve
+
+if TYPE_CHECKING:
+    from infra.market.config import Config
 
 
 class _Instant(click.ParamType[datetime]):
@@ -41,57 +42,56 @@ class _Rate(click.ParamType[Quota | None]):
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8787, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free port.")
+@click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Where to listen. Default: 127.0.0.1.")
 @click.option(
-    "--size", default=11_000, show_default=True, type=click.IntRange(1, 200_000), help="Tickers on a market day."
+    "--port", default=8787, type=click.IntRange(0, 65535), metavar="N", help="8787 if not set; 0: a free one."
 )
+@click.option("--replay", type=click.Path(path_type=Path), help="Serve the bars of this file, or folder.")
+@click.option("--size", default=11_000, type=click.IntRange(1, 200_000), metavar="N", help="Generated tickers: 11000.")
 @click.option(
-    "--seed", default=1792, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Another seed, another market."
+    "--seed", default=1792, type=click.IntRange(0, 2**63 - 1), metavar="N", help="Of the generated bars: 1792."
 )
-@click.option("--replay", type=click.Path(path_type=Path), help="Serve the bars of this file, or folder, instead.")
-@click.option("--now", type=_Instant(), help="Freeze the clock at this instant (ISO 8601 with offset).")
+@click.option("--now", type=_Instant(), help="Freeze the clock: 2026-03-02T21:30:00+00:00.")
+@click.option("--quota", default="none", type=_Rate(), help="Of each key: 5/min, 100/s, 5/6s or none.")
+@click.option("--window", default="rolling", type=click.Choice(["rolling", "fixed"]), help="Of the quota: rolling.")
+@click.option("--count-429/--no-count-429", default=True, help="Refused calls use up quota, or not.")
+@click.option("--retry-after/--no-retry-after", default=True, help="A 429 says how long to wait, or not.")
+@click.option("--key", "keys", multiple=True, help="Accepted; repeatable. Default: any is.")
+@click.option("--entitled", default="stocks,crypto,fx", metavar="LIST", help="Asset classes: stocks,crypto,fx.")
 @click.option(
-    "--quota", default="none", show_default=True, type=_Rate(), help="Calls a key may make: 5/min, 100/s, 5/6s."
+    "--history-years", type=click.FloatRange(0, min_open=True), metavar="N", help="How far back the plan reaches."
 )
-@click.option(
-    "--window", default="rolling", show_default=True, type=click.Choice(["rolling", "fixed"]), help="Of the quota."
-)
-@click.option("--count-429/--no-count-429", default=True, show_default=True, help="Whether refused calls use up quota.")
-@click.option(
-    "--retry-after/--no-retry-after", default=True, show_default=True, help="Whether a 429 says how long to wait."
-)
-@click.option("--key", "keys", multiple=True, help="An accepted key; repeatable. Without any, every key is.")
-@click.option("--entitled", default="stocks,crypto,fx", show_default=True, help="Asset classes of the plan.")
-@click.option("--history-years", type=click.FloatRange(0, min_open=True), help="How far back the plan reaches.")
-@click.option("--publish-delay", default=900.0, show_default=True, help="Seconds from a close until its bars are out.")
+@click.option("--publish-delay", default=900.0, metavar="SECONDS", help="From a close until its bars are out: 900.")
 @click.option(
     "--ranges",
     default="clip",
-    show_default=True,
     type=click.Choice(["clip", "refuse"]),
-    help="A range that reaches past the history or the last published session: cut it, or refuse it whole.",
+    help="Those beyond the plan: cut them, or refuse.",
 )
-@click.option(
-    "--status", default="OK", show_default=True, type=click.Choice(["OK", "DELAYED"]), help="Of good answers."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON line when ready.")
+@click.option("--status", default="OK", type=click.Choice(["OK", "DELAYED"]), help="Of good answers: OK.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object when ready.")
 @click.option("--parent", type=int, hidden=True, help="Stop when this process is no longer our parent.")
 def market(host: str, port: int, as_json: bool, parent: int | None, entitled: str, **settings: Any) -> None:
-    """Serve a stand-in for Polygon's API, with generated bars or real ones from a file."""
+    """Serve a stand-in for Polygon's API, with generated bars or real ones from a file.
+
+    \b
+    Examples:
+      closingbell market --quota 5/min
+      closingbell market --replay bars.parquet --port 0
+    """
+    from infra.market.config import Config
+    from infra.market.server import listen, serve
+
     config = Config(entitled=tuple(part.strip() for part in entitled.split(",") if part.strip()), **settings)
-    try:
-        listener = listen(host, port)
-        shown = f"[{host}]" if ":" in host else host
-        url = f"http://{shown}:{listener.getsockname()[1]}"
-        serve(config, listener, lambda: _announce(url, config, as_json), parent)
-    except ClosingbellError as error:
-        raise click.ClickException(str(error)) from error
+    listener = listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{listener.getsockname()[1]}"
+    serve(config, listener, lambda: _announce(url, config, as_json), parent)
 
 
 def _announce(url: str, config: Config, as_json: bool) -> None:
     if as_json:
-        click.echo(msgspec.json.encode({"url": url, **config.summary()}).decode())
+        click.echo(json.dumps({"url": url, **config.summary()}))  # on one line, for who starts it reads one
         return
     bars = f"bars of {config.replay}" if config.replay else f"{config.size:,} generated tickers, seed {config.seed}"
     click.echo(f"The market is open at {url}: {bars}.")

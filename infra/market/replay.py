@@ -32,7 +32,8 @@ class Replay:
     present. There are no splits: adjusted and raw are alike.
 
     Raises:
-        ConfigurationError: a file is missing or unreadable, or lacks a column; a ticker is in files of both kinds.
+        ConfigurationError: a file is missing or unreadable, lacks a column, or has a value that is no number or no
+            date (the message has it, and its row); a ticker is in files of both kinds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,13 +129,13 @@ def _bars(path: Path, frame: pd.DataFrame) -> Bars:
         )
     codes, names = pd.factorize(frame["ticker"].astype(str), sort=True)
     tickers = tuple(str(name) for name in names)
-    rows = _rows(frame, codes)
+    rows = _rows(path, frame, codes)
     if instant:
-        instants = pd.to_datetime(frame[instant], utc=True)
+        instants = _dates(path, frame, instant, utc=True)
         rows["ts"] = instants.dt.tz_localize(None).to_numpy().astype("M8[us]")
         rows["session"] = _sessions(instants, rows["ticker"], tickers)
         return Bars(tickers, rows, "1m")
-    rows["session"] = pd.to_datetime(frame[day]).to_numpy().astype("M8[D]")
+    rows["session"] = _dates(path, frame, str(day)).to_numpy().astype("M8[D]")
     inside = (rows["session"] >= FIRST_DAY) & (rows["session"] <= LAST_DAY)
     return Bars(tickers, rows[inside])
 
@@ -164,14 +165,43 @@ def _read(path: Path) -> pd.DataFrame:
         ) from error
 
 
-def _rows(frame: pd.DataFrame, codes: Any) -> Rows:
+def _rows(path: Path, frame: pd.DataFrame, codes: Any) -> Rows:
     rows = np.zeros(len(frame), BAR)
     rows["ticker"] = codes
     for name in _PRICES:
-        rows[name] = frame[name].to_numpy(np.float64, na_value=np.nan)
-    rows["vwap"] = frame["vwap"].to_numpy(np.float64, na_value=np.nan) if "vwap" in frame else np.nan
-    rows["trades"] = frame["trades"].fillna(NO_TRADES).to_numpy(np.int64) if "trades" in frame else NO_TRADES
+        rows[name] = _numbers(path, frame, name)
+    rows["vwap"] = _numbers(path, frame, "vwap") if "vwap" in frame else np.nan
+    trades = _numbers(path, frame, "trades") if "trades" in frame else np.full(len(frame), np.nan)
+    rows["trades"] = np.where(np.isfinite(trades), trades, NO_TRADES)
     return rows
+
+
+def _numbers(path: Path, frame: pd.DataFrame, column: str) -> Any:
+    try:
+        return frame[column].to_numpy(np.float64, na_value=np.nan)
+    except (ValueError, TypeError):
+        raise _wrong(path, frame, column, pd.to_numeric(frame[column], errors="coerce"), "a number") from None
+
+
+def _dates(path: Path, frame: pd.DataFrame, column: str, *, utc: bool = False) -> pd.Series:
+    try:
+        dates = pd.to_datetime(frame[column], utc=utc)
+    except (ValueError, TypeError, OverflowError):
+        dates = pd.to_datetime(frame[column], utc=utc, errors="coerce", format="mixed")
+    if dates.isna().any():
+        raise _wrong(path, frame, column, dates, "a date such as 2026-03-02")
+    return dates
+
+
+def _wrong(path: Path, frame: pd.DataFrame, column: str, read: pd.Series, wanted: str) -> ConfigurationError:
+    """The first value of a column that could not be read, and where it stands: row 1 is the first below the header."""
+    missing = read.isna() if wanted != "a number" else read.isna() & frame[column].notna()
+    row = int(np.argmax(missing.to_numpy()))
+    return ConfigurationError(
+        "the replay file has a value that cannot be read",
+        value=f"{str(frame[column].iloc[row])[:40]!r} in column {column}, row {row + 1} of {path}",
+        fix=f"It has to be {wanted}.",
+    )
 
 
 def _sessions(instants: pd.Series, codes: Any, tickers: tuple[str, ...]) -> Any:

@@ -30,7 +30,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.limits._WATCHED", 1.5)
 
 
-@pytest.mark.parametrize("lost", [1, 2])
+@pytest.mark.parametrize("lost", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_what_nobody_can_hold_is_counted_free_once(book: Books, postgres: sa.URL, lost: int) -> None:
     limited = book("2/1s")
     limited.client.increment_concurrency_slots([limited.name], lost, "concurrency")

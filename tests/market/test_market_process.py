@@ -77,4 +77,4 @@ def test_stopping_twice_is_fine_and_settings_are_told(tmp_path: Path) -> None:
 def test_the_command_refuses_what_it_cannot_read(args: list[str], said: str) -> None:
     result = CliRunner().invoke(command, args)
     assert result.exit_code != 0
-    assert said in result.output
+    assert said in f"{result.output}{result.exception}"

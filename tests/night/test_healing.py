@@ -31,7 +31,16 @@ def execute(store: Store, statement: str, **values: Any) -> None:
 
 def doctor() -> tuple[int, dict[str, Any]]:
     result = CliRunner().invoke(cli, ["doctor", "--json"])
-    return result.exit_code, json.loads(result.stdout)
+    told = json.loads(result.stdout)
+    assert {check["check"] for check in told.pop("checks")} >= {
+        "settings",
+        "home",
+        "key",
+        "database",
+        "prefect",
+        "limit",
+    }
+    return result.exit_code, told
 
 
 def test_what_was_deleted_behind_its_back_is_found_and_fetched_with_the_fewest_calls(

@@ -69,7 +69,11 @@ def test_stored_bars_stand_when_a_night_brings_one_series_for_all(nights: Nights
     assert (told["rewritten"], told["stored_bars"]) == (0, told["expected_cells"] - len(ETFS))
 
 
-@pytest.mark.parametrize(("tickers", "since"), [(ETFS[:3], "2026-02-20"), (ETFS, "2026-01-20")], ids=["3", "20"])
+@pytest.mark.parametrize(
+    ("tickers", "since"),
+    [pytest.param(ETFS[:3], "2026-02-20", marks=pytest.mark.soak), (ETFS, "2026-01-20")],
+    ids=["3", "20"],
+)
 def test_ranges_of_stored_tickers_that_come_as_one_series(
     nights: Nights, store: Store, tickers: tuple[str, ...], since: str
 ) -> None:

@@ -216,6 +216,7 @@ def _artifacts(run_id: str) -> list[str]:
 
 
 def test_doctor_warns_of_a_key_sent_in_the_clear(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setenv("POLYGON_API_KEY", "canary-3fe1")
     monkeypatch.setenv("POLYGON_BASE_URL", "http://market.example:8787")
     told = command("doctor")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import threading
 
 import pytest
 
@@ -39,6 +40,12 @@ def test_an_error_survives_a_journey(kind: type[ClosingbellError]) -> None:
         assert type(other) is kind
         assert str(other) == str(error)
         assert (other.what, other.value, other.fix, other.args) == (error.what, error.value, error.fix, error.args)
+
+
+def test_what_cannot_travel_travels_as_text() -> None:
+    error = pickle.loads(pickle.dumps(ConfigurationError("it stops", value=threading.Lock)))  # noqa: S301
+    assert error.value == str(threading.Lock)
+    assert str(error) == f"it stops: {threading.Lock}"
 
 
 @pytest.mark.parametrize("kind", [RetryableError, MalformedResponseError])

@@ -504,7 +504,7 @@ def test_five_years_ticker_by_ticker(five_years: Bars) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("after", [0, 10])
+@pytest.mark.parametrize("after", [0, pytest.param(10, marks=pytest.mark.soak)])
 def test_five_years_day_by_day(five_years: Bars, after: int) -> None:
     rules: Counter[str] = Counter()
     told: list[str] = []

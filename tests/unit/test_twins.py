@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+from typing import cast
+
 import numpy as np
 
 from closingbell.bars import BAR, Bars
-from closingbell.twins import Twins
+from closingbell.store import Store
+from closingbell.twins import Twins, sight
+from tasks.context import Context
 
 
 def series(ticker: str, n: int, seed: int = 0, first: str = "2020-01-01") -> Bars:
@@ -67,3 +72,18 @@ def test_nothing_is_no_twin_of_nothing() -> None:
     twins = Twins()
     assert twins.claim("A", Bars(("A",))) is None
     assert twins.claim("B", Bars(("B",))) is None
+
+
+def test_what_came_in_two_processes_is_compared_afterwards() -> None:
+    """Neither of them could know; each tells what it saw, a few bytes of it."""
+    whole, other = series("A", 1_000), series("B", 1_000, seed=1)
+    here = [sight("A", whole), sight("B", other)]
+    there = [sight("C", part(whole, 300, 400, "C"))]
+    for seen in ([here[0]], [here[1]], there):
+        twins = Twins()
+        assert [twins.meet(each) for each in seen] == [None] * len(seen)
+
+    context = Context(cast(Store, None), "polygon", "1d", frozenset(), {}, 0)
+    context.meet(pickle.loads(pickle.dumps([*here, *there])))  # noqa: S301
+    assert (context.copied, context.shared) == ({"A", "C"}, {("A", "C")})
+    assert len(pickle.dumps(here[0])) < 2_000

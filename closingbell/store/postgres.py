@@ -873,6 +873,8 @@ class Postgres(Database):
         tickers: Sequence[str],
         query: Callable[[Callable[[sa.ColumnElement[str]], sa.ColumnElement[bool]]], sa.Select[Any]],
     ) -> sa.Select[Any]:
+        if len(tickers) == 1:  # once is sorted enough
+            return query(lambda column: column == sa.literal(tickers[0], sa.Text)).order_by("ts")
         # As one lookup each, whatever the tables' sizes: joined to a list of them, the functions of an instant and the
         # splits of the whole market would be worked out first. The offset keeps each ticker's rows sorted by a key.
         named = self.rows(connection, "named", {"ticker": (sa.Text, tickers)})

@@ -65,6 +65,7 @@ def holds_the_markets_prices(nights: Nights, store: Store, last: date) -> None:
         np.testing.assert_allclose(np.array([*ours.values()]), np.array([*theirs.values()]), rtol=1e-9, err_msg=ticker)
 
 
+@pytest.mark.soak
 def test_forty_splits_in_five_years(nights: Nights, store: Store) -> None:
     seed = random.randrange(2**32)
     chance = random.Random(seed)

@@ -85,6 +85,7 @@ def _contents(url: str) -> dict[str, Any]:
         return contents(store.engine)
 
 
+@pytest.mark.soak
 def test_the_commands_work_on_an_oracle(nights: Nights, oracle_url: str) -> None:
     nights.setenv("DATABASE_URL", oracle_url)
     nights.setenv("MAX_RETRIES", "0")

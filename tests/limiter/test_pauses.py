@@ -31,7 +31,8 @@ def call(gate: PrefectGate) -> float:
 
 
 @pytest.mark.prefect
-@pytest.mark.parametrize("told", ["2", pytest.param(None, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("told", ["2", None])
 def test_two_processes_at_a_hundred_calls_a_second_pause_once(book: Books, tmp_path: Path, told: str | None) -> None:
     limited = book("100/s")
     with MarketProcess(size=10, quota="1000/s") as market:

@@ -170,6 +170,7 @@ def test_workers_do_what_threads_do_even_if_one_is_killed(
     assert not workers()
 
 
+@pytest.mark.soak
 def test_what_no_call_would_escape_stops_a_cluster_s_workers(nights: Nights, strict: MarketProcess) -> None:
     strict.fault("status", path="/range/", status=401, after=6)
     with distributed.LocalCluster(

@@ -44,6 +44,7 @@ def fill(s3: S3, tickers: list[str]) -> None:
         s3.put(f"us_stocks_sip/minute_aggs_v1/{day:%Y/%m}/{day}.csv.gz", body)
 
 
+@pytest.mark.soak
 def test_twenty_days_in_twenty_objects_equal_the_ranges(nights: Nights, s3: S3, store: Store) -> None:
     check(nights, s3, store, list(universe.load("sp500"))[:21])
 

@@ -188,6 +188,7 @@ def test_a_flow_in_a_terminal_joins_its_server(stack: Running) -> None:
     assert done.stdout.strip() == there.prefect_api_url
 
 
+@pytest.mark.soak
 def test_a_flow_in_a_terminal_gets_a_server_of_its_own_where_none_is(tmp_path: Path, processes_of: ProcessesOf) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "POLYGON_"))}
     environment["CLOSINGBELL_HOME"] = str(tmp_path)

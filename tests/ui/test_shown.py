@@ -82,6 +82,7 @@ def test_a_run_that_takes_a_while_shows_its_calls_its_rate_and_the_time_left(
     assert sum(artifact == "progress" for artifact in deployed.artifacts(run.id)) == 1
 
 
+@pytest.mark.soak
 def test_progress_that_cannot_be_shown_changes_no_night(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[object] = []
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from closingbell import exits
-from closingbell.errors import ClosingbellError, ConfigurationError, RetryableError
+from closingbell.errors import ClosingbellError, ConfigurationError
 from closingbell.help import CELLS, HOW, SectionedCommand, SectionedOption
 
 if TYPE_CHECKING:
@@ -250,20 +250,16 @@ def opened(settings: Settings | None = None) -> Iterator[tuple[Settings, Store]]
 
 def _completed(settings: Settings) -> Settings:
     """The settings with the secrets that Prefect's blocks hold, where a server is named and is needed for them."""
-    if not settings.prefect_api_url or (settings.database_url and settings.polygon_api_key):
-        return settings
-    try:
-        for entry in entry_points(group="closingbell.provider", name="secrets"):
-            completed: Settings = entry.load()(settings)
-            return completed
-    except RetryableError as error:
-        click.echo(f"warning: {error}", err=True)  # what is stored can be looked at without it
-    return settings
+    from closingbell.provided import with_secrets
+
+    return with_secrets(settings, key=True, warn=lambda text: click.echo(f"warning: {text}", err=True))
 
 
 def _from_entry_point(name: str) -> Any:
-    for entry in entry_points(group="closingbell.provider", name=name):
-        return entry.load()
+    from closingbell.provided import provider
+
+    if found := provider(name):
+        return found
     raise ConfigurationError(
         "DATABASE_URL is not set, and no embedded database is installed",
         fix="Set it to postgresql://user:password@host/database or oracle://user:password@host/service.",

@@ -7,6 +7,7 @@ settings with what is kept elsewhere.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import entry_points
 from typing import Any
@@ -22,14 +23,21 @@ def provider(name: str) -> Any:
     return next((entry.load() for entry in entry_points(group="closingbell.provider", name=name)), None)
 
 
-def with_secrets(settings: Settings) -> Settings:
-    """The settings with the database's URL that a Prefect server keeps, where one is named and none is set here."""
-    if settings.database_url or not settings.prefect_api_url or (complete := provider("secrets")) is None:
+def with_secrets(settings: Settings, *, key: bool = False, warn: Callable[[str], None] = log.warning) -> Settings:
+    """The settings with the secrets that a Prefect server's blocks hold, where one is named and is needed for them.
+
+    Args:
+        settings: as read.
+        key: whether the vendor's key is needed, beside the database's URL.
+        warn: told why there are none, when the server is away.
+    """
+    complete_here = settings.database_url and (settings.polygon_api_key or not key)
+    if complete_here or not settings.prefect_api_url or (complete := provider("secrets")) is None:
         return settings
     try:
         completed: Settings = complete(settings)
     except RetryableError as error:
-        log.warning("%s", error)  # what is stored can be looked at without it
+        warn(str(error))  # what is stored can be looked at without it
         return settings
     return completed
 

@@ -125,9 +125,9 @@ class Tally:
 
 
 def group_failures(failures: Iterable[Failure]) -> dict[str, dict[str, Any]]:
-    """Failures by cause, most cells first: how many calls and cells, and whose."""
+    """Failures by cause, most cells first: how many calls and cells, and whose, in whatever order answers came."""
     groups: dict[str, dict[str, Any]] = {}
-    for failure in failures:
+    for failure in sorted(failures, key=lambda failure: failure.call):
         group = groups.setdefault(
             failure.cause, {"calls": 0, "cells": 0, "tickers": {}, "reason": failure.reason, "example": failure.detail}
         )

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -118,19 +118,12 @@ def _program(name: str) -> str:
 @contextmanager
 def _opened() -> Iterator[sa.Engine]:
     settings = load()
-    if settings.database_url:
-        store = open_store(settings.database_url.get_secret_value(), connections=1, patience=0)
-        try:
-            yield store.engine
-        finally:
-            store.close()
-        return
-    with embedded.database(settings, []) as url:
+    with ExitStack() as stack:
+        named = settings.database_url
+        url = named.get_secret_value() if named else stack.enter_context(embedded.database(settings, []))
         store = open_store(url, connections=1, patience=0)
-        try:
-            yield store.engine
-        finally:
-            store.close()
+        stack.callback(store.close)
+        yield store.engine
 
 
 @click.group()

@@ -74,13 +74,10 @@ def _three_nights(nights: Nights, url: str) -> list[dict[str, Any]]:
 
 
 def _comparable(report: dict[str, Any]) -> dict[str, Any]:
-    """Which answers came first decides which examples are told, the order, and how many went into a transaction."""
+    """Which answers came first decides which examples are told, and how many went into a transaction."""
     told = {name: value for name, value in report.items() if name not in OF_THE_RUN}
     loading = {name: value for name, value in told["loading"].items() if name not in ("commits", "retries")}
-    causes = {cause: {**each, "tickers": sorted(each["tickers"])} for cause, each in told["failed"].items()}
-    for each in causes.values():
-        each.pop("example", None)
-    return told | {"examples": sorted(told["examples"]), "failed": causes, "loading": loading}
+    return told | {"examples": sorted(told["examples"]), "loading": loading}
 
 
 def _contents(url: str) -> dict[str, Any]:

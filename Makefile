@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run up test test-pgbouncer test-oracle soak bench docs docs-generate lint secrets format lock audit clean
+.PHONY: help run up test test-pgbouncer test-oracle soak bench docs docs-generate calendar lint secrets format lock audit clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,10 @@ docs: $(ENV) ## Build the documentation's site in docs/_build/html, without netw
 
 docs-generate: $(ENV) ## Write docs/commands.md, docs/schema.md and what the commands on all pages print
 	@CLOSINGBELL_DOCS=write $(BIN)/python -m pytest tests/docs/test_pages.py
+
+calendar: $(ENV) ## Keep what the installed calendar libraries say: after an upgrade of one of them
+	@$(BIN)/python -c 'from closingbell.schedules import written; print(written(), end="")' >closingbell/data/holidays.new
+	@mv closingbell/data/holidays.new closingbell/data/holidays.csv
 
 lint: $(ENV) ## Check style and types
 	@$(BIN)/ruff check .

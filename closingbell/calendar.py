@@ -35,33 +35,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from typing import Any, Final, Literal
-from zoneinfo import ZoneInfo
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from closingbell.errors import ConfigurationError
+from closingbell.schedules import EXCHANGES, FIRST_DAY, LAST_DAY, Schedule, schedule_of
+from closingbell.zones import CHICAGO, NEW_YORK, Instants, offsets_at
 
 AssetClass = Literal["stocks", "crypto", "fx", "futures"]
 
-#: Arrays of session dates, and of instants in UTC.
+#: Arrays of session dates.
 Days = NDArray[np.datetime64]
-Instants = NDArray[np.datetime64]
-
-NEW_YORK: Final = ZoneInfo("America/New_York")
-CHICAGO: Final = ZoneInfo("America/Chicago")
 
 #: A continuous future: root, roll rule, rank.
 FUTURE: Final = re.compile(r"[A-Z0-9]{1,4}\.(?P<rule>[vcn])\.(?P<rank>\d{1,2})")
 
 #: Chicago's clock shows 17:00 as a trading date begins: so much later it would be midnight of that date.
 _EVENING: Final = np.timedelta64(7, "h")
-
-#: The sessions that are known. The vendor's history starts in 2003 and index membership in 1996; the far end costs
-#: nothing to build and spares a long-lived process from running out of calendar.
-FIRST_DAY: Final = date(1990, 1, 1)
-LAST_DAY: Final = date(2099, 12, 31)
 
 #: A session's bars are due this long after 00:00Z of its date: at 05:00Z on the next day. The vendor's free plan serves
 #: end-of-day data: it refuses "today" (403), and has yesterday by about 05:00Z.
@@ -120,8 +112,8 @@ class Calendar:
             ConfigurationError: a date outside of the years that the calendar knows.
         """
         first, last = _known(start), _known(end)
-        if self.asset_class in _TABLES:
-            days = self._table.days
+        if self.asset_class in EXCHANGES:
+            days = self._schedule.days
             low, high = np.searchsorted(days, [first, last + _DAY])
             return days[low:high].copy()
         days = np.arange(first, max(first, last + _DAY), dtype="M8[D]")
@@ -131,10 +123,10 @@ class Calendar:
         """Which of ``days`` (any shape, ``datetime64[D]``) are sessions; NaT and unknown years are not."""
         asked = np.asarray(days, "M8[D]")
         known = (asked >= np.datetime64(FIRST_DAY)) & (asked <= np.datetime64(LAST_DAY))
-        if self.asset_class in _TABLES:
-            table = self._table.days
-            position = np.searchsorted(table, asked).clip(max=len(table) - 1)
-            return np.asarray(known & (table[position] == asked))
+        if self.asset_class in EXCHANGES:
+            listed = self._schedule.days
+            position = np.searchsorted(listed, asked).clip(max=len(listed) - 1)
+            return np.asarray(known & (listed[position] == asked))
         return np.asarray(known & np.is_busday(asked, _WEEKMASKS[self.asset_class]))
 
     def opens(self, sessions: ArrayLike) -> Instants:
@@ -143,7 +135,7 @@ class Calendar:
         Raises:
             ValueError: one of them is not a session.
         """
-        return self._instants(sessions, lambda table: table.opens, np.timedelta64(0, "D"))
+        return self._instants(sessions, lambda schedule: schedule.opens, np.timedelta64(0, "D"))
 
     def closes(self, sessions: ArrayLike) -> Instants:
         """The instants at which ``sessions`` close, in their shape; a bar of the session opens before it.
@@ -151,7 +143,7 @@ class Calendar:
         Raises:
             ValueError: one of them is not a session.
         """
-        return self._instants(sessions, lambda table: table.closes, _DAY)
+        return self._instants(sessions, lambda schedule: schedule.closes, _DAY)
 
     def session_of(self, instants: ArrayLike) -> Days:
         """The date to which bars opening at ``instants`` (``datetime64[us]``, UTC) belong, in their shape.
@@ -162,17 +154,17 @@ class Calendar:
         """
         utc = np.asarray(instants, "M8[us]")
         if self.asset_class == "stocks":
-            return np.asarray((utc + _offsets_at(NEW_YORK, utc)).astype("M8[D]"))
+            return np.asarray((utc + offsets_at(NEW_YORK, utc)).astype("M8[D]"))
         if self.asset_class == "futures":
-            return np.asarray((utc + _offsets_at(CHICAGO, utc) + _EVENING).astype("M8[D]"))
+            return np.asarray((utc + offsets_at(CHICAGO, utc) + _EVENING).astype("M8[D]"))
         return utc.astype("M8[D]")
 
     def last_closed(self, now: datetime) -> date:
         """The last session whose close is at or before ``now``."""
         instant = _utc(now)
-        if self.asset_class in _TABLES:
-            table = self._table
-            return _day(table.days[np.searchsorted(table.closes, instant, side="right") - 1])
+        if self.asset_class in EXCHANGES:
+            schedule = self._schedule
+            return _day(schedule.days[np.searchsorted(schedule.closes, instant, side="right") - 1])
         return self._on_or_before(instant.astype("M8[D]") - _DAY)
 
     def last_due(self, now: datetime) -> date:
@@ -189,21 +181,21 @@ class Calendar:
         return _day(self.sessions(then, then + timedelta(days=14))[0])
 
     @property
-    def _table(self) -> _Table:
-        return _TABLES[self.asset_class]()
+    def _schedule(self) -> Schedule:
+        return schedule_of(self.asset_class)
 
     def _on_or_before(self, day: np.datetime64) -> date:
         last = _day(day)
         return _day(self.sessions(last - timedelta(days=14), last)[-1])
 
-    def _instants(self, sessions: ArrayLike, column: Callable[[_Table], Instants], shift: np.timedelta64) -> Instants:
+    def _instants(self, sessions: ArrayLike, column: Callable[[Schedule], Instants], shift: np.timedelta64) -> Instants:
         asked = np.asarray(sessions, "M8[D]")
         mask = self.is_session(asked)
         if not mask.all():
             raise ValueError(f"{asked[~mask].flat[0]} is not a session of the {self.asset_class} calendar")
-        if self.asset_class in _TABLES:
-            table = self._table
-            return np.asarray(column(table)[np.searchsorted(table.days, asked)])
+        if self.asset_class in EXCHANGES:
+            schedule = self._schedule
+            return np.asarray(column(schedule)[np.searchsorted(schedule.days, asked)])
         return (asked + shift).astype("M8[us]")
 
 
@@ -214,64 +206,13 @@ def calendar_for(asset_class: AssetClass) -> Calendar:
     Raises:
         ConfigurationError: there is no such asset class.
     """
-    if asset_class not in _TABLES and asset_class not in _WEEKMASKS:
+    if asset_class not in EXCHANGES and asset_class not in _WEEKMASKS:
         raise ConfigurationError(
             "there is no calendar for this asset class",
             value=repr(asset_class),
-            fix=f"Use one of {', '.join([*_WEEKMASKS, *_TABLES])}.",
+            fix=f"Use one of {', '.join([*_WEEKMASKS, *EXCHANGES])}.",
         )
     return Calendar(asset_class)
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """Every session of an exchange: date, open, close; one position each, ascending."""
-
-    days: Days
-    opens: Instants
-    closes: Instants
-
-
-@cache
-def _xnys() -> _Table:
-    # Imported here because it brings pandas: half a second that a command which needs no session should not pay.
-    from exchange_calendars import get_calendar
-
-    # The default range is the last 20 years only. Building this one takes 0.11 s.
-    schedule: Any = get_calendar("XNYS", start=FIRST_DAY.isoformat(), end=LAST_DAY.isoformat()).schedule
-    table = _Table(
-        schedule.index.to_numpy().astype("M8[D]"),
-        schedule["open"].dt.tz_localize(None).to_numpy().astype("M8[us]"),
-        schedule["close"].dt.tz_localize(None).to_numpy().astype("M8[us]"),
-    )
-    for array in (table.days, table.opens, table.closes):
-        array.setflags(write=False)
-    return table
-
-
-@cache
-def _cme() -> _Table:
-    from pandas_market_calendars import get_calendar  # brings pandas, as above
-
-    # Building these two takes 0.2 s. A session that only one of them has closes as it says.
-    closes: dict[np.datetime64, np.datetime64] = {}
-    for name in ("CME_Equity", "CMEGlobex_FX"):
-        schedule: Any = get_calendar(name).schedule(FIRST_DAY.isoformat(), LAST_DAY.isoformat())
-        days = schedule.index.to_numpy().astype("M8[D]")
-        ends = schedule["market_close"].dt.tz_localize(None).to_numpy().astype("M8[us]")
-        for day, end in zip(days, ends, strict=True):
-            closes[day] = max(end, closes.get(day, end))
-    days = np.array(sorted(closes), "M8[D]")
-    evening: Instants = np.asarray((days - _DAY).astype("M8[us]") + np.timedelta64(17, "h"))
-    # What its clocks were ahead of UTC at about that moment: they change at 02:00 only.
-    opens = evening - _offsets_at(CHICAGO, evening + np.timedelta64(6, "h"))
-    table = _Table(days, np.asarray(opens), np.array([closes[day] for day in days], "M8[us]"))
-    for array in (table.days, table.opens, table.closes):
-        array.setflags(write=False)
-    return table
-
-
-_TABLES: Final[dict[str, Callable[[], _Table]]] = {"stocks": _xnys, "futures": _cme}
 
 
 def _is_future(ticker: str) -> bool:
@@ -314,38 +255,6 @@ def _utc(now: datetime) -> np.datetime64:
 def _day(day: np.datetime64) -> date:
     converted: date = day.astype("M8[D]").item()
     return converted
-
-
-def _offsets_at(zone: ZoneInfo, utc: Instants) -> NDArray[np.timedelta64]:
-    """What a zone's clocks are ahead of UTC at some instants, in their shape."""
-    changes, offsets = _offsets(zone)
-    position = np.searchsorted(changes, utc, side="right") - 1
-    return np.asarray(offsets[position.clip(min=0)])
-
-
-@cache
-def _offsets(zone: ZoneInfo) -> tuple[Instants, NDArray[np.timedelta64]]:
-    """From which instants on (UTC, ascending) a zone has which offset; before the first one it has the first."""
-    step, hour = timedelta(weeks=4), timedelta(hours=1)
-    begin, last = datetime(1970, 1, 1, tzinfo=UTC), datetime(2287, 1, 1, tzinfo=UTC)  # all that the vendor can stamp
-    found = [(begin, _offset(zone, begin))]
-    while begin < last:
-        # It changes on the hour, and never twice within a step.
-        low, high = begin, begin + step
-        if _offset(zone, low) != _offset(zone, high):
-            while high - low > hour:
-                middle = low + (high - low) // hour // 2 * hour
-                low, high = (middle, high) if _offset(zone, middle) == _offset(zone, low) else (low, middle)
-            found.append((high, _offset(zone, high)))
-        begin += step
-    instants = np.array([instant.replace(tzinfo=None) for instant, _ in found], "M8[us]")
-    return instants, np.array([offset for _, offset in found], "m8[us]")
-
-
-def _offset(zone: ZoneInfo, instant: datetime) -> timedelta:
-    offset = instant.astimezone(zone).utcoffset()
-    assert offset is not None  # noqa: S101 - a zone has one
-    return offset
 
 
 def _no_calendar(what: str, ticker: str) -> ConfigurationError:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closingbell.bars import Bars
-from closingbell.calendar import NEW_YORK, AssetClass, Days, Instants, calendar_for
+from closingbell.calendar import AssetClass, Days, calendar_for
 from closingbell.resample import LENGTH
+from closingbell.zones import NEW_YORK, Instants
 
 #: Minutes that a session has at most: 04:00 to 20:00 New York with the extended hours of stocks, the whole UTC day of
 #: crypto and currencies, 23 hours of futures. The vendor counts its pages in them, whatever the timeframe.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from closingbell import cells, plan
 from closingbell import request as requests
-from closingbell.calendar import NEW_YORK, AssetClass, by_asset_class, calendar_for
+from closingbell.calendar import AssetClass, by_asset_class, calendar_for
 from closingbell.cells import Cells, Ledger
 from closingbell.healing import AGAIN, Cell, Damage, due
 from closingbell.identity import Tenure, shipped
@@ -23,6 +23,7 @@ from closingbell.quota import Rates
 from closingbell.request import Request
 from closingbell.settings import DATABENTO
 from closingbell.store import Store
+from closingbell.zones import NEW_YORK
 
 #: Splits appear late and are corrected: each look goes back at least this far behind the last one.
 SPLITS_MARGIN: Final = timedelta(days=90)

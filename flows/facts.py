@@ -11,7 +11,7 @@ from prefect.states import Completed
 
 from closingbell import looks, request
 from closingbell import universe as universes
-from closingbell.calendar import NEW_YORK
+from closingbell.zones import NEW_YORK
 from flows import night
 from flows.form import FIRST, HOW, WHEN, WHOSE, BatchSize, Day, Ticker, Universe, grouped
 from tasks import night as steps

@@ -12,7 +12,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from closingbell.calendar import CHICAGO, NEW_YORK, asset_class
+from closingbell.calendar import asset_class
 from closingbell.errors import ConfigurationError
 from closingbell.intraday import is_intraday
 from closingbell.pictures.charts import figure, finished, short
@@ -21,6 +21,7 @@ from closingbell.pictures.states import CODES, STATES
 from closingbell.store import pictured
 from closingbell.store.origin import FLAT, MADE
 from closingbell.text import visible
+from closingbell.zones import CHICAGO, NEW_YORK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

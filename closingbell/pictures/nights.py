@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import sqlalchemy as sa
 
-from closingbell.calendar import NEW_YORK
 from closingbell.pictures.charts import figure, finished, short
 from closingbell.pictures.png import Png
 from closingbell.store import pictured
+from closingbell.zones import NEW_YORK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

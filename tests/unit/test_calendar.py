@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from importlib.resources import files
 from pathlib import Path
+from textwrap import dedent
 from typing import get_args
+from unittest.mock import Mock
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -15,8 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from closingbell.calendar import FIRST_DAY, LAST_DAY, AssetClass, Calendar, asset_class, calendar_for
+from closingbell.calendar import AssetClass, Calendar, asset_class, calendar_for
 from closingbell.errors import ConfigurationError
+from closingbell.schedules import EXCHANGES, FIRST_DAY, KEPT, LAST_DAY, Schedule, schedule_of, written
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLASSES: tuple[AssetClass, ...] = get_args(AssetClass)
@@ -180,6 +185,40 @@ def test_unknown_years_and_classes_are_refused() -> None:
         calendar_for("bonds")
 
 
-def test_importing_the_module_is_quick() -> None:
-    code = "import sys, closingbell.calendar as c; c.calendar_for('fx'); sys.exit('pandas' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+def test_sessions_are_known_without_pandas() -> None:
+    code = """
+        import sys, datetime
+        from closingbell.calendar import calendar_for
+        day = datetime.date(2026, 3, 6)
+        found = [len(calendar_for(name).sessions(day, day)) for name in ("stocks", "futures", "fx", "crypto")]
+        sys.exit(found != [1, 1, 1, 1] or "pandas" in sys.modules)
+    """
+    assert subprocess.run([sys.executable, "-c", dedent(code)], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_what_is_kept_is_what_the_libraries_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange = EXCHANGES[name]
+    asked = Mock(side_effect=exchange.ask)
+    monkeypatch.setitem(EXCHANGES, name, replace(exchange, ask=asked))
+    kept = schedule_of.__wrapped__(name)
+    assert not asked.called, "run `make calendar`: another version of the library is installed than was asked"
+    said = exchange.ask()
+    for column in ("days", "opens", "closes"):
+        np.testing.assert_array_equal(getattr(kept, column), getattr(said, column))
+
+    monkeypatch.setattr("closingbell.schedules.version", lambda _: "another")
+    np.testing.assert_array_equal(schedule_of.__wrapped__(name).closes, said.closes)
+    assert asked.called
+
+
+def test_what_is_kept_is_as_it_would_be_written() -> None:
+    assert files("closingbell").joinpath(*KEPT).read_text(encoding="utf-8") == written()
+
+
+def test_a_session_that_does_not_fit_the_form_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    saturday = np.array(["2026-03-07"], "M8[D]")
+    odd = Schedule(saturday, saturday.astype("M8[us]"), saturday.astype("M8[us]"))
+    monkeypatch.setitem(EXCHANGES, "stocks", replace(EXCHANGES["stocks"], ask=lambda: odd))
+    with pytest.raises(ValueError, match="on a weekend"):
+        written()

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final, NoReturn
 
 from closingbell.bars import Bars, Roll
-from closingbell.calendar import CHICAGO, NEW_YORK, asset_class, calendar_for
+from closingbell.calendar import asset_class, calendar_for
 from closingbell.errors import ClosingbellError, ConfigurationError, NotYetPublishedError, RunEndingError
 from closingbell.quota import Gates
 from closingbell.sources.base import Dividend, Identity, MarketDayPage, Page, Split
@@ -18,6 +18,7 @@ from closingbell.sources.databento.decode import decode
 from closingbell.sources.databento.symbols import Symbol, schema, symbol
 from closingbell.sources.redact import Redactor
 from closingbell.sources.tally import Tally
+from closingbell.zones import CHICAGO, NEW_YORK
 
 _DAY: Final = timedelta(days=1)
 

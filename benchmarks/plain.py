@@ -7,7 +7,7 @@ threads, the limit by a gate without a quota, logs and artifacts by nothing.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import SimpleNamespace
@@ -21,6 +21,9 @@ from closingbell.quota import Quotas
 from closingbell.report import Tally
 from closingbell.settings import read
 from tasks import batch, facts, splits
+from tasks.batch import Work
+from tasks.resources import Resources
+from tasks.runners import Fetching, Lanes
 
 
 class OpenGates:
@@ -64,6 +67,7 @@ def without_prefect() -> Iterator[None]:
         for target, replacement in {
             "tasks.vendors.Gates": OpenGates,
             "tasks.night.put_artifact": _nothing,
+            "tasks.pictures.put_artifact": _nothing,
             "tasks.night.wait": _nothing,
             "flows.night.fetching": _fetching(_Mapped(pool, ingest_batch)),
             "flows.night.look_at_splits": _look_at_splits,
@@ -88,12 +92,15 @@ class _Mapped:
         return [_Result(self._pool.submit(keep().run, self._work, one, work)) for one in batches]
 
 
-def _fetching(mapped: _Mapped) -> Callable[..., AbstractContextManager[list[_Result]]]:
+def _fetching(mapped: _Mapped) -> Callable[[Work, Lanes, Resources], AbstractContextManager[Fetching]]:
     """What has the batches of all asset classes fetched, without a task runner."""
 
     @contextmanager
-    def fetching(work: Any, lanes: Mapping[str, Sequence[Any]], _: object) -> Iterator[list[_Result]]:
-        yield mapped.map([batch for batches in lanes.values() for batch in batches], work)
+    def fetching(work: Work, lanes: Lanes, resources: Resources) -> Iterator[Fetching]:
+        batches = [batch for of_class in lanes.values() for batch in of_class]
+        with resources.flushing(work.run_id, work.source, work.now) as flusher:
+            futures: Any = mapped.map(batches, work)
+            yield Fetching(futures, flusher.take)
 
     return fetching
 

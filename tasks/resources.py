@@ -34,7 +34,7 @@ from tasks.context import Context
 from tasks.flush import Flusher
 from tasks.gates import Gates
 from tasks.logs import in_run_log
-from tasks.memory import give_back
+from tasks.memory import give_back, settled
 from tasks.secrets import complete
 from tasks.vendors import Abortable, Vendor
 
@@ -269,6 +269,7 @@ def connected(settings: Settings, market: str | None = None) -> Iterator[Resourc
     give_back()
     with ExitStack() as stack:
         stack.enter_context(in_run_log())
+        stack.enter_context(settled())
         url = settings.database_url or SecretStr(stack.enter_context(embedded.database(settings, [])))
         abandoned = threading.Event()
         store = open_store(

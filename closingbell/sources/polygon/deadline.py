@@ -6,8 +6,10 @@ At the deadline the socket is shut down instead, which wakes whoever reads from 
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
+import time
 from contextlib import suppress
 
 import certifi
@@ -22,16 +24,19 @@ class Deadline:
 
     Args:
         seconds: from :meth:`start` on.
+
+    Attributes:
+        expired: whether it is over.
+        until: when it is, by the monotonic clock.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.expired = False
+        self.until = math.inf
         self._socket: socket.socket | None = None
         self._over = False
         self._lock = threading.Lock()
-        self._timer = threading.Timer(seconds, self.expire)
-        self._timer.daemon = True
 
     @property
     def exceeded(self) -> float | None:
@@ -41,14 +46,15 @@ class Deadline:
     def start(self) -> None:
         """Start the clock; connections used by this thread from now on obey it."""
         _current.deadline = self
-        self._timer.start()
+        self.until = time.monotonic() + self.seconds
+        _watchman.begin(self)
 
     def stop(self) -> None:
         """Let go of the socket, which may serve another call from now on."""
         with self._lock:
             self._over = True
             self._socket = None
-        self._timer.cancel()
+        _watchman.end(self)
         _current.deadline = None
 
     def watch(self, sock: socket.socket | None) -> None:
@@ -64,6 +70,46 @@ class Deadline:
             if not self._over:
                 self.expired = True
                 _shut_down(self._socket)
+
+
+class _Watchman:
+    """One thread that looks at the clock for all calls of the process: to start one for each costs more than the call's
+    own work, where answers come quickly."""
+
+    def __init__(self) -> None:
+        self._running: set[Deadline] = set()
+        self._change = threading.Condition()
+        self._wakes = math.inf
+        self._thread: threading.Thread | None = None
+
+    def begin(self, deadline: Deadline) -> None:
+        with self._change:
+            self._running.add(deadline)
+            if self._thread is None or not self._thread.is_alive():  # none survives a fork
+                self._wakes = math.inf
+                self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
+                self._thread.start()
+            elif deadline.until < self._wakes:
+                self._change.notify()
+
+    def end(self, deadline: Deadline) -> None:
+        with self._change:
+            self._running.discard(deadline)  # whoever sleeps until its time wakes in vain, and once
+
+    def _watch(self) -> None:
+        while True:
+            with self._change:
+                now = time.monotonic()
+                late = [each for each in self._running if each.until <= now]
+                self._running.difference_update(late)
+                if not late:
+                    self._wakes = min((each.until for each in self._running), default=math.inf)
+                    self._change.wait(None if self._wakes == math.inf else self._wakes - now)
+            for each in late:
+                each.expire()
+
+
+_watchman = _Watchman()
 
 
 def _shut_down(sock: socket.socket | None) -> None:

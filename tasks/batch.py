@@ -36,6 +36,7 @@ from closingbell.report import Failure, Tally
 from closingbell.settings import Settings
 from closingbell.store.claims import Claim
 from closingbell.store.faults import AwayError, LockedError, RaceError
+from closingbell.turn import TURN
 from tasks.flush import Saving
 from tasks.resources import Resources, current
 
@@ -353,10 +354,12 @@ def _fetch(
         bars, rows = _bars(call, resources)
         begun = time.perf_counter()
         context = resources.context_of(call.timeframe)
-        outcome = judge.answered(
-            call, bars, rows, context.around(call, bars), context.splits_of(call), context.twin(call, bars)
-        )
-        batch.tally.spend("checks", time.perf_counter() - begun)
+        around, twin = context.around(call, bars), context.twin(call, bars)
+        looked = time.perf_counter() - begun
+        with TURN:
+            begun = time.perf_counter() - looked
+            outcome = judge.answered(call, bars, rows, around, context.splits_of(call), twin)
+            batch.tally.spend("checks", time.perf_counter() - begun)
     except (ConfigurationError, FatalError, RunEndingError, AwayError, LockedError, RaceError):
         raise
     except ClosingbellError as error:

@@ -25,6 +25,7 @@ from closingbell.sources.polygon.question import Listing, check_dates, check_tic
 from closingbell.sources.polygon.transport import Answer, Limits, Transport
 from closingbell.sources.redact import Redactor
 from closingbell.sources.tally import Tally
+from closingbell.turn import TURN
 
 #: Our timeframes as the vendor's multiplier and timespan.
 _TIMESPANS: Final = {
@@ -275,7 +276,7 @@ class PolygonSource:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Time the decoding; an error in it has no key in its text, though an answer may have quoted it."""
-        with self._tally.time("decoding"):
+        with TURN, self._tally.time("decoding"):
             try:
                 yield
             except ClosingbellError as error:

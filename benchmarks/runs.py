@@ -156,7 +156,8 @@ def _night(around: Surroundings, names: Sequence[str], count: int) -> Table:
     ]
     more = statistics.median(spent["whole"]) - statistics.median(spent["plain"])
     notes = [
-        f"From the call of the flow to its return. Prefect adds {more:.2f} s: the states and artifacts of one night."
+        f"From the call of the flow to its final state; Prefect then waits up to a second for the thread of its "
+        f"heartbeats. Prefect adds {more:.2f} s: the states and artifacts of one night."
     ]
     return Table(f"One night of {len(names)} tickers", ("", "calls", "bars", "seconds", "MB at most"), rows, notes)
 

@@ -33,6 +33,9 @@ _BEGUN: Final = gap.c.last_error.startswith(PARTIAL)
 
 _ONE, _NONE = (sa.literal_column(digit, sa.Integer) for digit in "10")
 
+#: Whose bar there is where there is a gap too.
+_NOBODYS, _ANOTHERS, _OWN = (sa.literal_column(digit, sa.Integer) for digit in "012")
+
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
@@ -275,17 +278,22 @@ def _both(
     """How many sessions between the first and the last one asked have a gap although there is a bar, and how many
     although there is one of this vendor; each of shape (n,)."""
     span = _spans(connection, cells)
+    there = has_bar(timeframe, gap, between=_around(cells))
     own = has_bar(timeframe, gap, gap.c.source, between=_around(cells))
-    both = (
-        sa.select(gap.c.ticker, sa.case((_BEGUN, _NONE), (own, _ONE), else_=_NONE).label("own"))
+    # In the list of columns it is a look-up for each gap; as a condition it might be a join with all bars.
+    whose = sa.case((~there, _NOBODYS), (_BEGUN, _ANOTHERS), (own, _OWN), else_=_ANOTHERS)
+    each = (
+        sa.select(gap.c.ticker, whose.label("whose"))
         .join_from(span, gap, _gaps_of(source, timeframe, span))
-        .where(has_bar(timeframe, gap, between=_around(cells)))
-        .subquery("both_there")
+        .subquery("each_gap")
     )
-    query = sa.select(both.c.ticker, sa.func.count(), sa.func.sum(both.c.own)).group_by(both.c.ticker)
-    rows = connection.execute(query).all()
-    counts = _counts(cells, [(ticker, count) for ticker, count, _ in rows])
-    return counts, _counts(cells, [(ticker, int(count)) for ticker, _, count in rows])
+    query = sa.select(each.c.ticker, each.c.whose, sa.func.count()).group_by(each.c.ticker, each.c.whose)
+    found: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+    for ticker, which, count in connection.execute(query):
+        if which:
+            found[False][ticker] += count
+            found[True][ticker] += count * (which > 1)
+    return _counts(cells, found[False].items()), _counts(cells, found[True].items())
 
 
 def _looked_at(connection: sa.Connection, source: str, timeframe: str, cells: Cells) -> Reconciliation:

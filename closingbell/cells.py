@@ -6,8 +6,8 @@ one array of 14 million booleans.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Final
 
@@ -26,6 +26,9 @@ ABSENT: Final = "not on the market day, to be asked for by name"
 #: How the ledger's words begin for a cell of which some bars are stored, and the others are still to come: a range that
 #: is committed in batches may be broken off between them. It is no bar yet, and is asked for again.
 PARTIAL: Final = "some of its bars are stored, not all"
+
+#: So many cells of a grid are worked on at once.
+BLOCK: Final = 1_000_000
 
 Days = NDArray[np.datetime64]
 
@@ -115,22 +118,41 @@ def accounted(cells: Cells, ledger: Ledger, again: Sequence[str] = RETRYABLE) ->
     for ticker, mark in ledger.watermarks.items():
         if ticker in row:
             first[row[ticker]], last[row[ticker]] = mark.first, mark.last
-    known = (cells.sessions >= first[:, None]) & (cells.sessions <= last[:, None])
-    open_gaps = [gap for gap in ledger.gaps if gap.reason in again and gap.ticker in row]
-    known[_positions(cells, row, [(gap.ticker, gap.session) for gap in open_gaps])] = False
+    known = np.empty(cells.mask.shape, np.bool_)
+    for some in in_blocks(len(cells.tickers), len(cells.sessions)):
+        np.greater_equal(cells.sessions, first[some, None], out=known[some])
+        known[some] &= cells.sessions <= last[some, None]
+    open_gaps = ((gap.ticker, gap.session) for gap in ledger.gaps if gap.reason in again)
+    known[positions(cells.sessions, row, open_gaps)] = False
     return known
 
 
-def _positions(
-    cells: Cells, row: Mapping[str, int], wanted: Sequence[tuple[str, date]]
+def positions(
+    sessions: Days, row: Mapping[str, int], wanted: Iterable[tuple[str, date]]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of those cells whose session is in the grid."""
-    rows = np.array([row[ticker] for ticker, _ in wanted], np.intp)
-    days = np.array([session for _, session in wanted], "M8[D]")
-    columns = np.searchsorted(cells.sessions, days)
-    inside = columns < len(cells.sessions)
-    inside[inside] = cells.sessions[columns[inside]] == days[inside]
+    """Rows and columns of those cells that lie in a grid.
+
+    Args:
+        sessions: the grid's, ascending.
+        row: of each of its tickers.
+        wanted: ticker and session of each cell.
+    """
+    known = [(row[ticker], session) for ticker, session in wanted if ticker in row]
+    rows = np.array([position for position, _ in known], np.intp)
+    days = np.array([session for _, session in known], "M8[D]")
+    columns = np.searchsorted(sessions, days)
+    inside = columns < len(sessions)
+    inside[inside] = sessions[columns[inside]] == days[inside]
     return rows[inside], columns[inside]
+
+
+def in_blocks(n: int, m: int) -> Iterator[slice]:
+    """The rows of a grid of n tickers and m sessions, some at a time: about :data:`BLOCK` cells.
+
+    What is worked out of all cells at once would take several times the memory of the grid for a moment.
+    """
+    step = max(1, BLOCK // max(m, 1))
+    return (slice(begin, begin + step) for begin in range(0, n, step))
 
 
 def to_ask_by_name(cells: Cells, ledger: Ledger) -> NDArray[np.bool_]:
@@ -143,7 +165,7 @@ def mask_of(cells: Cells, wanted: Iterable[tuple[str, date]]) -> NDArray[np.bool
     """Those of some (ticker, session) cells that lie in the grid; shape (n, m), bool."""
     row = {ticker: i for i, ticker in enumerate(cells.tickers)}
     found = np.zeros(cells.mask.shape, np.bool_)
-    found[_positions(cells, row, [cell for cell in wanted if cell[0] in row])] = True
+    found[positions(cells.sessions, row, wanted)] = True
     return found
 
 
@@ -157,7 +179,10 @@ def missing(cells: Cells, ledger: Ledger, recheck_sessions: int = 0, again: Iter
             because vendors correct bars for days.
         again: cells that are accounted for and whose time to be asked again has come.
     """
-    wanted = ~accounted(cells, ledger) | mask_of(cells, again)
+    wanted = accounted(cells, ledger)
+    np.logical_not(wanted, out=wanted)
+    wanted[positions(cells.sessions, {ticker: i for i, ticker in enumerate(cells.tickers)}, again)] = True
     if recheck_sessions:
         wanted[:, -recheck_sessions:] = True
-    return cells.only(wanted)
+    wanted &= cells.mask
+    return replace(cells, mask=wanted)

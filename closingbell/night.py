@@ -138,7 +138,9 @@ def _part(
     for name, grid in request.grids(now, min((session for _, session in before), default=None), timeframe):
         if request.gaps_only:
             grid = grid.only(cells.accounted(grid, ledger, again=()))
-        grids[name] = grid = replace(grid, mask=grid.mask | cells.mask_of(grid, before))
+        if before:
+            grid = replace(grid, mask=grid.mask | cells.mask_of(grid, before))
+        grids[name] = grid
         wanted = cells.missing(grid, ledger, again=again)
         if wanted.count or not request.skip_non_sessions or _new_session(name, now):
             wanted = cells.missing(grid, ledger, request.recheck_sessions, again)

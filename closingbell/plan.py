@@ -256,7 +256,8 @@ def cheapest(
             no flat file is planned: it is one call as well, and brings no vwap.
     """
     tickers, days = np.nonzero(cells.mask.any(axis=1))[0], np.nonzero(cells.mask.any(axis=0))[0]
-    mask = cells.mask[np.ix_(tickers, days)]
+    whole = (len(tickers), len(days)) == cells.mask.shape
+    mask = cells.mask if whole else cells.mask[np.ix_(tickers, days)]
     if not mask.size:
         return Plan((), 0, 0.0)
     span = _span(mask, days)
@@ -275,7 +276,7 @@ def cheapest(
     else:
         forced = np.zeros(len(tickers), np.bool_) if by_name is None else by_name[tickers]
         by_range, by_day = _cover(
-            mask & ~forced[:, None],
+            mask & ~forced[:, None] if forced.any() else mask,
             pages,
             rows,
             cost,

@@ -138,16 +138,12 @@ def _gaps(
     row = {ticker: i for i, ticker in enumerate(tickers)}
     code = {reason: i for i, reason in enumerate(REASONS)}
     parts: list[tuple[Any, Any, Any]] = []
-    found = connection.execute(query, execution_options={"yield_per": _AT_ONCE})
-    for block in found.partitions():
-        known = [each for each in block if each[0] in row]
-        parts.append(
-            (
-                np.fromiter((row[ticker] for ticker, _, _ in known), np.intp, len(known)),
-                np.array([session for _, session, _ in known], "M8[D]"),
-                np.fromiter((code[reason] for _, _, reason in known), np.uint8, len(known)),
-            )
-        )
+    for block in database_of(connection).selected(connection, query, _AT_ONCE):
+        names, why = block["ticker"], block["reason"]
+        rows = np.array([row.get(name, -1) for name in names.texts or ()], np.intp)[names.values]
+        codes = np.array([code[reason] for reason in why.texts or ()], np.uint8)[why.values]
+        known = rows >= 0
+        parts.append((rows[known], block["session"].values[known], codes[known]))
     none = (np.zeros(0, np.intp), np.zeros(0, "M8[D]"), np.zeros(0, np.uint8))
     rows, days, reasons = (np.concatenate(column) for column in zip(none, *parts, strict=True))
     return rows, days, reasons

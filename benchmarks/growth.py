@@ -1,7 +1,7 @@
 """How writing and reading minutes grow from a million stored bars to a hundred million.
 
 Beside the table as it is, in partitions, the same bars in the same table without them. It needs 32 GB of disk, below
-``TMPDIR``, and half an hour or more.
+``TMPDIR``, and a quarter of an hour or more.
 
 python -m benchmarks growth
 """

@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run up test test-pgbouncer test-oracle soak bench docs docs-generate calendar lint secrets format lock audit clean
+.PHONY: help setup run up test test-pgbouncer test-oracle soak bench docs docs-generate calendar lint secrets format lock audit clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,6 +13,8 @@ ENV := $(VENV)/.done
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(ENV) ## Set up the environment in .venv/, as every other target does by itself
 
 run: $(ENV) ## Start everything on loopback, run the nightly flow once, stop everything
 	@$(BIN)/closingbell up --once

@@ -28,7 +28,7 @@ MEANINGS: Final = {
     CELLS_FAILED: "it ran, and cells failed or are not accounted for",
     CANNOT_RUN: "it could not run, or not go on: a wrong option or setting, no database, a refused key",
     CANCELLED: "it was stopped: Ctrl-C, SIGTERM, or a cancellation",
-    UNREAD: "nobody reads its output any more, as after `| head`",
+    UNREAD: "nobody reads its output any more, as when it goes through `head`",
 }
 
 

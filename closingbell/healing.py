@@ -24,6 +24,9 @@ AGAIN: Final[Mapping[str, tuple[int, ...]]] = {
     "unentitled": (30, 90, 365),
 }
 
+#: No cell was asked for more often.
+MOST: Final = 2**31 - 1
+
 
 def is_due(gap: Gap, now: datetime) -> bool:
     """Whether an answer has stood for long enough to be asked for again."""
@@ -31,6 +34,15 @@ def is_due(gap: Gap, now: datetime) -> bool:
     if days is None or gap.asked_at is None:
         return False
     return now - gap.asked_at >= timedelta(days=days[min(max(gap.attempts, 1), len(days)) - 1])
+
+
+def due_by(now: datetime) -> list[tuple[str, int, int, datetime]]:
+    """The same as a query has it: reason, fewest and most attempts, and the latest instant at which it was asked."""
+    return [
+        (reason, 0 if i == 0 else i + 1, MOST if i == len(days) - 1 else i + 1, now - timedelta(days=wait))
+        for reason, days in AGAIN.items()
+        for i, wait in enumerate(days)
+    ]
 
 
 def due(gaps: Iterable[Gap], now: datetime) -> list[Cell]:

@@ -22,6 +22,8 @@ html_theme = "furo"
 html_title = f"closingbell {release}"
 html_show_sphinx = False
 html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["tables.css"]
 
 ROOT = Path(__file__).resolve().parents[1]
 

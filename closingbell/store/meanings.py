@@ -53,8 +53,8 @@ _COLUMNS: Final = {
     "volume": "shares, coins or contracts traded; may be fractional",
     "vwap": "price weighted by volume, where the vendor sends it",
     "trades": "how many trades, where the vendor sends it",
-    "source": "whose it is: `polygon`, `databento`, `stand-in`; with `:1m` made of stored minutes, with `:flat` by "
-    "flat file",
+    "source": "whose it is: `polygon`, `databento`, `stand-in`; with `:1m` made of stored minutes, and of a bar with "
+    "`-flat` by flat file",
     "run_id": "the run that wrote the row",
     "seen_at": "when it was seen",
     "updated_at": "when the row was last written",

@@ -18,8 +18,9 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from closingbell import healing
 from closingbell.bars import BAR, VALUES, Bars
-from closingbell.cells import Cells, Gap, Ledger, Watermark
+from closingbell.cells import RETRYABLE, Cells, Gap, Ledger, Watermark
 from closingbell.errors import ConfigurationError
 from closingbell.healing import Damage
 from closingbell.store import audit, mending
@@ -153,10 +154,29 @@ class Records:
         return None
 
     @persistent
-    def ledger(self, source: str, timeframe: str, tickers: Iterable[str], first: date | None, last: date) -> Ledger:
-        """Watermarks of these tickers, and their gaps from ``first`` (None: the first there is) to ``last``."""
+    def ledger(
+        self,
+        source: str,
+        timeframe: str,
+        tickers: Iterable[str],
+        first: date | None,
+        last: date,
+        due_by: datetime | None = None,
+    ) -> Ledger:
+        """Watermarks of some tickers, and their gaps.
+
+        Args:
+            source: the vendor.
+            timeframe: of the bars.
+            tickers: whose.
+            first: the first session; None: the first there is.
+            last: the last one.
+            due_by: without the answers that stand at this instant, of which young tickers have years; None: all gaps.
+        """
         names = list(tickers)
         of_span = gap.c.session <= last if first is None else gap.c.session.between(first, last)
+        if due_by is not None:
+            of_span = sa.and_(of_span, _to_ask(due_by))
         with transaction(self._engine, snapshot=True) as connection:
             among = partial(database_of(connection).among, connection, values=names)
             known = _marks(connection, source, timeframe, among(watermark.c.ticker))
@@ -468,6 +488,19 @@ def _marks(
         .order_by(watermark.c.ticker)
     )
     return {ticker: Watermark(first, last) for ticker, first, last in connection.execute(query)}
+
+
+def _to_ask(now: datetime) -> sa.ColumnElement[bool]:
+    """That the next run asks for a gap's cell, as :mod:`closingbell.healing` says."""
+    answered = (
+        sa.and_(
+            gap.c.reason == reason,
+            gap.c.attempts.between(least, most),
+            gap.c.updated_at <= sa.literal(since, gap.c.updated_at.type),
+        )
+        for reason, least, most, since in healing.due_by(now)
+    )
+    return sa.or_(gap.c.reason.in_(RETRYABLE), *answered)
 
 
 def _gaps(connection: sa.Connection, source: str, timeframe: str, *where: sa.ColumnElement[bool]) -> list[Gap]:

@@ -11,10 +11,12 @@ import sqlalchemy as sa
 from blocks import SESSIONS, answered, bars, change, days, range_of, ranged, start
 
 from closingbell.bars import Bars
-from closingbell.cells import Watermark
+from closingbell.cells import REASONS, RETRYABLE, Watermark
+from closingbell.healing import is_due
 from closingbell.store import Store
-from closingbell.store.schema import quarantine, run
+from closingbell.store.schema import gap, quarantine, run
 
+_SECOND = timedelta(seconds=1)
 SPAN = {"start": "2024-01-02", "end": "2024-01-31"}
 
 
@@ -65,6 +67,32 @@ def test_tickers_that_lost_their_watermark_are_known_from_what_was_asked(store: 
     ledger = store.records.ledger("polygon", "1d", names, None, date(2024, 3, 28))
     assert set(ledger.watermarks) == {"AAPL", "MSFT", "GONE"}
     assert {gap.reason for gap in ledger.gaps} == {"pending"}
+
+
+def test_answers_that_stand_are_left_where_they_are(store: Store) -> None:
+    now = datetime(2026, 3, 10, 2, tzinfo=UTC)
+    ages = [
+        timedelta(days=days) + more for days in (0, 1, 7, 30, 90, 365) for more in (-_SECOND, timedelta(0), _SECOND)
+    ]
+    rows = [
+        {"reason": reason, "attempts": attempts, "updated_at": now - age}
+        for reason in REASONS
+        for attempts in (0, 1, 2, 3, 4, 5, 9)
+        for age in ages
+    ]
+    run_id, first = start(store), date(2020, 1, 1)
+    for i, row in enumerate(rows):
+        row |= {"source": "polygon", "ticker": "AAPL", "timeframe": "1d", "run_id": run_id}
+        row |= {"session": first + timedelta(days=i), "last_error": None}
+    with store.engine.begin() as connection:
+        connection.execute(sa.insert(gap), rows)
+    last = rows[-1]["session"]
+
+    every = store.records.ledger("polygon", "1d", ["AAPL"], None, last).gaps
+    some = store.records.ledger("polygon", "1d", ["AAPL"], None, last, now).gaps
+    assert len(every) == len(rows)
+    assert some == [each for each in every if each.reason in RETRYABLE or is_due(each, now)]
+    assert {each.reason for each in some} == set(REASONS)
 
 
 def test_who_has_the_same_bars_stored(store: Store) -> None:

@@ -183,6 +183,8 @@ def give_up(told: dict[str, Any], resources: Resources | None, error: BaseExcept
         if resources:
             _say_what_there_is(told, resources)
             resources.store.records.end_run(UUID(told["run_id"]), told["state"], told)
+            if row and resources.night:
+                put_coverage(resources, resources.night)
     except ClosingbellError as unsaid:
         logger.error("the database does not have the report: %s", unsaid)
     try:

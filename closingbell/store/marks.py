@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from closingbell.cells import Watermark
 from closingbell.store.database import Series, Values, database_of
 from closingbell.store.merge import Merge
 from closingbell.store.origin import of_vendor
-from closingbell.store.schema import bar, run, watermark
+from closingbell.store.schema import bar, gap, run, watermark
 
 
 def _of(connection: sa.Connection, series: Series, tickers: Iterable[str]) -> sa.Select[Any]:
@@ -124,6 +124,27 @@ def counted(
     more = dict(zip(_COUNTERS, (calls, cells, stored, inserted, rewritten), strict=True))
     if any(more.values()):
         connection.execute(_COUNT, {"counted": run_id, **{f"more_{name}": count for name, count in more.items()}})
+
+
+def is_gap_of(connection: sa.Connection, series: Series, cells: Iterable[tuple[str, date]]) -> sa.ColumnElement[bool]:
+    """That a gap is of one of some cells, given by ticker and session.
+
+    Source and timeframe are compared with those of the list, and behind a fence (``OFFSET 0``): by them alone a database
+    that has no statistics yet takes a table of a hundred thousand gaps for one of a few, and goes through the whole list
+    for each.
+    """
+    keys = list(cells)
+    listed = database_of(connection).rows(
+        connection,
+        "cell",
+        {
+            "ticker": (gap.c.ticker.type, [ticker for ticker, _ in keys]),
+            "session": (gap.c.session.type, [session for _, session in keys]),
+        },
+    )
+    mine = (sa.literal(series.source, gap.c.source.type), sa.literal(series.timeframe, gap.c.timeframe.type))
+    wanted = sa.select(*mine, listed.c.ticker, listed.c.session).offset(0)
+    return sa.tuple_(gap.c.source, gap.c.timeframe, gap.c.ticker, gap.c.session).in_(wanted)
 
 
 def has_bar(

@@ -14,7 +14,7 @@ from closingbell.healing import Cell, Damage
 from closingbell.store.asked import asked_for
 from closingbell.store.columns import around
 from closingbell.store.database import Series, Values, database_of, moment
-from closingbell.store.marks import has_bar, lock_marks, make_marks
+from closingbell.store.marks import has_bar, is_gap_of, lock_marks, make_marks
 from closingbell.store.origin import MADE, origins
 from closingbell.store.schema import bar, gap, quarantine, watermark
 
@@ -108,15 +108,7 @@ def _close(connection: sa.Connection, series: Series, cells: Sequence[Cell], sti
     """Delete the gaps of some cells of which something is still true."""
     if not cells:
         return
-    cell = _listed(connection, "cell", cells)
-    connection.execute(
-        sa.delete(gap).where(
-            gap.c.source == series.source,
-            gap.c.timeframe == series.timeframe,
-            sa.tuple_(gap.c.ticker, gap.c.session).in_(sa.select(cell.c.ticker, cell.c.session)),
-            still,
-        )
-    )
+    connection.execute(sa.delete(gap).where(is_gap_of(connection, series, cells), still))
 
 
 def _reopen(connection: sa.Connection, series: Series, cells: Sequence[Cell], at: datetime) -> None:

@@ -34,7 +34,7 @@ from closingbell.store.columns import apart, around, bounds, instants, is_latest
 from closingbell.store.database import Database, Series, Values, database_of
 from closingbell.store.faults import OvertakenError, RaceError, RefusedError
 from closingbell.store.ledger import LOOK_BACK, Settlement, spans
-from closingbell.store.marks import counted, has_bar, lock_all_marks, make_marks, stretch_marks
+from closingbell.store.marks import counted, has_bar, is_gap_of, lock_all_marks, make_marks, stretch_marks
 from closingbell.store.merge import upsert
 from closingbell.store.origin import origin, vendor
 from closingbell.store.patience import log
@@ -368,18 +368,7 @@ def _write_ledger(connection: sa.Connection, series: Series, settlement: Settlem
     """Write what changed of the gaps; the watermarks are what they will be since they were locked."""
     database = database_of(connection)
     if closed := settlement.closed_gaps:
-        cells = database.rows(
-            connection,
-            "closed",
-            {"ticker": (gap.c.ticker.type, [t for t, _ in closed]), "session": (sa.Date, [s for _, s in closed])},
-        )
-        connection.execute(
-            sa.delete(gap).where(
-                gap.c.source == series.source,
-                gap.c.timeframe == series.timeframe,
-                sa.tuple_(gap.c.ticker, gap.c.session).in_(sa.select(cells.c.ticker, cells.c.session)),
-            )
-        )
+        connection.execute(sa.delete(gap).where(is_gap_of(connection, series, closed)))
     if gaps := settlement.new_gaps:
         new = database.rows(
             connection,

@@ -47,6 +47,13 @@ def test_a_run_shows_what_became_of_its_cells(nights: Nights) -> None:
     assert {STATES[CODES[name]].colour for name in counted} <= colours
 
 
+def test_a_run_that_had_to_stop_shows_it_too(nights: Nights) -> None:
+    nights.market.fault("status", status=401, path="/range/")
+    told = nights.ingest(tickers=["AAPL", "MSFT"], start=date(2026, 2, 2), recheck_sessions=0)
+    assert (told["state"], told["stored_cells"]) == ("Failed", 0)
+    assert "- 46 failed" in artifacts(told["run_id"])["coverage"]
+
+
 def test_a_picture_of_noise_is_made_smaller_until_it_fits() -> None:
     days = calendar_for("stocks").sessions(date(2025, 1, 2), date(2026, 11, 20))
     states = np.random.default_rng(1).integers(1, len(STATES), (900, len(days))).astype(np.uint8)

@@ -128,10 +128,9 @@ def _part(
     request = _reaching_back(store, request, timeframe)
     damage = store.records.damage(request.source, timeframe, request.tickers)
     first = None if request.heal else request.start
-    standing = None if request.ask_again or request.minutes else now
-    ledger = damage.mended(
-        store.records.ledger(request.source, timeframe, request.tickers, first, request.end, standing)
-    )
+    due_by_now = None if request.ask_again or request.minutes else now
+    known = store.records.ledger(request.source, timeframe, request.tickers, first, request.end, due_by_now)
+    ledger = damage.mended(known)
     again = _again(ledger, request, now)
     before = [cell for cell in _holes(ledger, again) if cell[1] < request.start] if request.heal else []
     grids, plans, judges = dict[AssetClass, Cells](), dict[AssetClass, Plan](), dict[AssetClass, Judge]()

@@ -129,9 +129,9 @@ def counted(
 def is_gap_of(connection: sa.Connection, series: Series, cells: Iterable[tuple[str, date]]) -> sa.ColumnElement[bool]:
     """That a gap is of one of some cells, given by ticker and session.
 
-    Source and timeframe are compared with those of the list, and behind a fence (``OFFSET 0``): by them alone a database
-    that has no statistics yet takes a table of a hundred thousand gaps for one of a few, and goes through the whole list
-    for each.
+    Source and timeframe are compared with those of the list, and behind a fence (``OFFSET 0``): by them alone a
+    database that has no statistics yet takes a table of a hundred thousand gaps for one of a few, and goes through the
+    whole list for each.
     """
     keys = list(cells)
     listed = database_of(connection).rows(

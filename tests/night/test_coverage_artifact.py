@@ -51,7 +51,7 @@ def test_a_run_that_had_to_stop_shows_it_too(nights: Nights) -> None:
     nights.market.fault("status", status=401, path="/range/")
     told = nights.ingest(tickers=["AAPL", "MSFT"], start=date(2026, 2, 2), recheck_sessions=0)
     assert (told["state"], told["stored_cells"]) == ("Failed", 0)
-    assert "- 46 failed" in artifacts(told["run_id"])["coverage"]
+    assert "- 48 pending" in artifacts(told["run_id"])["coverage"]
 
 
 def test_a_picture_of_noise_is_made_smaller_until_it_fits() -> None:

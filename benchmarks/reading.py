@@ -30,6 +30,7 @@ _COLUMNS: Final = "ticker, session, ts, open, high, low, close, volume, vwap, tr
 #: What is read, by what it is called: the relation with its condition, and what to ask :mod:`closingbell.read` for.
 _READS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "one ticker, 1d": ("bar WHERE ticker = 'T0004' AND timeframe = '1d'", {"tickers": "T0004"}),
+    "one ticker, 1m": ("bar WHERE ticker = 'T0004' AND timeframe = '1m'", {"tickers": "T0004", "timeframe": "1m"}),
     "five tickers, 1m": ("bar WHERE timeframe = '1m'", {"timeframe": "1m"}),
     "all tickers, 1d": ("bar WHERE timeframe = '1d'", {}),
     "all tickers, 1d, adjusted": ("bar_adjusted WHERE timeframe = '1d'", {"adjusted": True}),

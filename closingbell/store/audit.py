@@ -33,8 +33,9 @@ _BEGUN: Final = gap.c.last_error.startswith(PARTIAL)
 
 _ONE, _NONE = (sa.literal_column(digit, sa.Integer) for digit in "10")
 
-#: Whose bar there is where there is a gap too.
-_NOBODYS, _ANOTHERS, _OWN = (sa.literal_column(digit, sa.Integer) for digit in "012")
+#: Whose bar there is where there is a gap too: nobody's, another vendor's, this one's.
+_MINE: Final = 2
+_NOBODYS, _ANOTHERS, _OWN = (sa.literal_column(digit, sa.Integer) for digit in f"01{_MINE}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,12 +289,11 @@ def _both(
         .subquery("each_gap")
     )
     query = sa.select(each.c.ticker, each.c.whose, sa.func.count()).group_by(each.c.ticker, each.c.whose)
-    found: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+    anybodys, mine = Counter[str](), Counter[str]()
     for ticker, which, count in connection.execute(query):
-        if which:
-            found[False][ticker] += count
-            found[True][ticker] += count * (which > 1)
-    return _counts(cells, found[False].items()), _counts(cells, found[True].items())
+        anybodys[ticker] += count if which else 0
+        mine[ticker] += count if which == _MINE else 0
+    return _counts(cells, anybodys.items()), _counts(cells, mine.items())
 
 
 def _looked_at(connection: sa.Connection, source: str, timeframe: str, cells: Cells) -> Reconciliation:

@@ -123,20 +123,21 @@ def accounted(cells: Cells, ledger: Ledger, again: Sequence[str] = RETRYABLE) ->
         np.greater_equal(cells.sessions, first[some, None], out=known[some])
         known[some] &= cells.sessions <= last[some, None]
     open_gaps = ((gap.ticker, gap.session) for gap in ledger.gaps if gap.reason in again)
-    known[positions(cells.sessions, row, open_gaps)] = False
+    known[positions(cells.tickers, cells.sessions, open_gaps)] = False
     return known
 
 
 def positions(
-    sessions: Days, row: Mapping[str, int], wanted: Iterable[tuple[str, date]]
+    tickers: Sequence[str], sessions: Days, wanted: Iterable[tuple[str, date]]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns of those cells that lie in a grid.
 
     Args:
+        tickers: the grid's.
         sessions: the grid's, ascending.
-        row: of each of its tickers.
         wanted: ticker and session of each cell.
     """
+    row = {ticker: i for i, ticker in enumerate(tickers)}
     known = [(row[ticker], session) for ticker, session in wanted if ticker in row]
     rows = np.array([position for position, _ in known], np.intp)
     days = np.array([session for _, session in known], "M8[D]")
@@ -163,9 +164,8 @@ def to_ask_by_name(cells: Cells, ledger: Ledger) -> NDArray[np.bool_]:
 
 def mask_of(cells: Cells, wanted: Iterable[tuple[str, date]]) -> NDArray[np.bool_]:
     """Those of some (ticker, session) cells that lie in the grid; shape (n, m), bool."""
-    row = {ticker: i for i, ticker in enumerate(cells.tickers)}
     found = np.zeros(cells.mask.shape, np.bool_)
-    found[positions(cells.sessions, row, wanted)] = True
+    found[positions(cells.tickers, cells.sessions, wanted)] = True
     return found
 
 
@@ -181,7 +181,7 @@ def missing(cells: Cells, ledger: Ledger, recheck_sessions: int = 0, again: Iter
     """
     wanted = accounted(cells, ledger)
     np.logical_not(wanted, out=wanted)
-    wanted[positions(cells.sessions, {ticker: i for i, ticker in enumerate(cells.tickers)}, again)] = True
+    wanted[positions(cells.tickers, cells.sessions, again)] = True
     if recheck_sessions:
         wanted[:, -recheck_sessions:] = True
     wanted &= cells.mask

@@ -212,7 +212,7 @@ def of_standing(
         columns = np.minimum(np.searchsorted(sessions, found.days), len(sessions) - 1)
         inside = (sessions[columns] == found.days) & masks[found.rows, columns]
         states[found.rows[inside], columns[inside]] = _OF_REASON[found.reasons[inside]]
-    rows, columns = positions(sessions, {name: i for i, name in enumerate(found.tickers)}, found.wrong)
+    rows, columns = positions(found.tickers, sessions, found.wrong)
     inside = masks[rows, columns]
     states[rows[inside], columns[inside]] = CODES["unexplained"]
     return Coverage(source, timeframe, found.tickers, sessions, states, as_of, verified)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -126,22 +126,23 @@ def counted(
         connection.execute(_COUNT, {"counted": run_id, **{f"more_{name}": count for name, count in more.items()}})
 
 
-def is_gap_of(connection: sa.Connection, series: Series, cells: Iterable[tuple[str, date]]) -> sa.ColumnElement[bool]:
+def cells_as_rows(connection: sa.Connection, name: str, cells: Sequence[tuple[str, date]]) -> sa.FromClause:
+    """Cells as a table with columns ticker and session."""
+    columns: dict[str, Values] = {
+        "ticker": (gap.c.ticker.type, [ticker for ticker, _ in cells]),
+        "session": (gap.c.session.type, [session for _, session in cells]),
+    }
+    return database_of(connection).rows(connection, name, columns)
+
+
+def is_gap_of(connection: sa.Connection, series: Series, cells: Sequence[tuple[str, date]]) -> sa.ColumnElement[bool]:
     """That a gap is of one of some cells, given by ticker and session.
 
     Source and timeframe are compared with those of the list, and behind a fence (``OFFSET 0``): by them alone a
     database that has no statistics yet takes a table of a hundred thousand gaps for one of a few, and goes through the
     whole list for each.
     """
-    keys = list(cells)
-    listed = database_of(connection).rows(
-        connection,
-        "cell",
-        {
-            "ticker": (gap.c.ticker.type, [ticker for ticker, _ in keys]),
-            "session": (gap.c.session.type, [session for _, session in keys]),
-        },
-    )
+    listed = cells_as_rows(connection, "cell", cells)
     mine = (sa.literal(series.source, gap.c.source.type), sa.literal(series.timeframe, gap.c.timeframe.type))
     wanted = sa.select(*mine, listed.c.ticker, listed.c.session).offset(0)
     return sa.tuple_(gap.c.source, gap.c.timeframe, gap.c.ticker, gap.c.session).in_(wanted)

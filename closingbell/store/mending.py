@@ -13,8 +13,8 @@ from closingbell.cells import Watermark
 from closingbell.healing import Cell, Damage
 from closingbell.store.asked import asked_for
 from closingbell.store.columns import around
-from closingbell.store.database import Series, Values, database_of, moment
-from closingbell.store.marks import has_bar, is_gap_of, lock_marks, make_marks
+from closingbell.store.database import Series, database_of, moment
+from closingbell.store.marks import cells_as_rows, has_bar, is_gap_of, lock_marks, make_marks
 from closingbell.store.origin import MADE, origins
 from closingbell.store.schema import bar, gap, quarantine, watermark
 
@@ -95,15 +95,6 @@ def _is_unproven() -> sa.ColumnElement[bool]:
     return sa.and_(gap.c.reason == "quarantined", gap.c.source.not_like(f"%{MADE}"), ~kept)
 
 
-def _listed(connection: sa.Connection, name: str, cells: Sequence[Cell]) -> sa.FromClause:
-    """Cells as a table."""
-    columns: dict[str, Values] = {
-        "ticker": (gap.c.ticker.type, [ticker for ticker, _ in cells]),
-        "session": (gap.c.session.type, [session for _, session in cells]),
-    }
-    return database_of(connection).rows(connection, name, columns)
-
-
 def _close(connection: sa.Connection, series: Series, cells: Sequence[Cell], still: sa.ColumnElement[bool]) -> None:
     """Delete the gaps of some cells of which something is still true."""
     if not cells:
@@ -116,7 +107,7 @@ def _reopen(connection: sa.Connection, series: Series, cells: Sequence[Cell], at
     anew without them."""
     if not cells:
         return
-    lost = _listed(connection, "lost", cells)
+    lost = cells_as_rows(connection, "lost", cells)
     values = {
         "source": sa.literal(series.source),
         "ticker": lost.c.ticker,

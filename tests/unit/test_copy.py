@@ -42,6 +42,27 @@ def test_texts_of_every_length_and_nulls_in_any_place() -> None:
     assert encode(fields) == plain(wanted)
 
 
+@pytest.mark.parametrize("each", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("absent", [0.0, 0.001, 0.5, 1.0])
+def test_rows_alike_and_rows_of_changing_layouts_are_one_stream(each: int, absent: float) -> None:
+    rng = np.random.default_rng(each)
+    names = ("A", "é", "", "ABCDEFGHIJ", "BRK.B", "CRK.B")
+    positions = np.repeat(np.array([3, 0, 4, 5, 2, 1, 3, 0], np.int32), each)
+    volumes, trades = rng.random(len(positions)), rng.integers(0, 2**40, len(positions))
+    null = rng.random(len(positions)) < absent
+    fields = [
+        Field.texts(names, positions),
+        Field.numbers(volumes, ">f8"),
+        Field.constant(b"polygon", len(positions)),
+        Field.numbers(trades, ">i8", null),
+    ]
+    wanted: list[list[bytes | None]] = [
+        [names[i].encode(), struct.pack(">d", volume), b"polygon", None if no else struct.pack(">q", count)]
+        for i, volume, count, no in zip(positions, volumes.tolist(), trades.tolist(), null, strict=True)
+    ]
+    assert encode(fields) == plain(wanted)
+
+
 @pytest.mark.parametrize("count", [0, 1, 5, 6])
 def test_a_stream_in_blocks_is_read_back(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copy, "BLOCK", 2)

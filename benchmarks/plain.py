@@ -57,6 +57,9 @@ class OpenGates:
     def stop(self) -> None:
         """Nobody waits."""
 
+    def leave(self) -> None:
+        """Nothing was taken."""
+
 
 @contextmanager
 def without_prefect() -> Iterator[None]:

@@ -184,6 +184,7 @@ def _night(run: Run) -> State[Any]:
         tally.add(splits)
         tally.add(sweep_up(work, night, resources))
         tally.add(look_up_all(looks.at_minutes(night.minutes), work, run.batch_size, resources))
+        gate.leave()
         night, made = derive_all(run.run_id, night, resources)
         tally.add(made)
         return steps.final_state(steps.close(resources, night, work, run.flow, tally, run.begun))

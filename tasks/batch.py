@@ -56,7 +56,7 @@ LONGEST_LOOK: Final = 10.0
 GLANCES: Final = 4
 
 #: A batch claims so many of its calls at once at most, and no more than it makes in so many seconds.
-MOST_CLAIMS: Final = 8
+MOST_CLAIMS: Final = 25
 LONGEST_HOLD: Final = 2.0
 
 #: Seconds that a retry waits at most.

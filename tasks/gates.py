@@ -95,6 +95,12 @@ class Gates:
         for gate in self.opened():
             gate.stop()
 
+    def leave(self) -> None:
+        """There will be no further call: begin to give the slots back, while the run does something else."""
+        self.stop()
+        for gate in self.opened():
+            gate.leave()
+
     def close(self, *, wait: bool = True) -> None:
         """Give the slots back; see :meth:`PrefectGate.close`."""
         self.stop()

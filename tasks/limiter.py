@@ -48,8 +48,11 @@ _IN_A_HURRY: Final = 2.0
 _LOOK_AGAIN: Final = 1.0
 #: How often what is held is looked over.
 _TICK: Final = 0.05
-#: Slots are taken ahead for as many calls as this time last saw.
+#: Slots are taken ahead for as many calls as this time last saw; of a short window, whose slots come back soon.
 _AHEAD: Final = 0.1
+#: The same of any window, while they are no more than a hundredth of what is free: nobody misses those.
+_FAR_AHEAD: Final = 1.0
+_NOBODYS: Final = 100
 #: How long a Prefect server may be away before the waiting calls give up.
 _PATIENCE: Final = 600.0
 
@@ -85,7 +88,7 @@ class PrefectGate:
         # A call begun on the last instant of a lease's tenure still has its time and its window under the lease.
         self._lease_seconds = min(LONGEST_LEASE, max(SHORTEST_LEASE, _TENURE + call_timeout + quota.seconds))
         self._poll = min(0.3, max(0.1, quota.seconds / 200))
-        self._listen = min(1.0, max(0.25, quota.seconds / 10))
+        self._listen = min(1.0, max(0.5, quota.seconds / 10))
         self._slots = Slots(quota.seconds)
         self._waiting = 0
         self._failure: ClosingbellError | None = None
@@ -170,12 +173,11 @@ class PrefectGate:
             self._refusing = True
             self._callers.notify_all()
 
-    def close(self, *, wait: bool = True) -> None:
-        """Give the slots back.
+    def leave(self, *, wait: bool = True) -> None:
+        """Begin to give the slots back, which goes on by itself; :meth:`close` waits for it.
 
         Args:
-            wait: until the end of a short window; the slots of a longer one are left to their leases. If not, every
-                slot whose window has not ended is left to whoever comes next on this machine, else to its lease.
+            wait: as for :meth:`close`.
         """
         if os.getpid() != self._process:
             return
@@ -184,6 +186,18 @@ class PrefectGate:
             self._closing = True
             self._patient = self._patient and wait
             self._work.notify()
+
+    def close(self, *, wait: bool = True) -> None:
+        """Give the slots back.
+
+        Args:
+            wait: until the end of a short window; the slots of a longer one, and so few that nobody misses them, are
+                left to their leases. If not, every slot whose window has not ended is left to whoever comes next on
+                this machine, else to its lease.
+        """
+        if os.getpid() != self._process:
+            return
+        self.leave(wait=wait)
         self._keeper.join(_WORTH_WAITING + 5 if wait else _IN_A_HURRY)
 
     def __enter__(self) -> PrefectGate:
@@ -314,7 +328,7 @@ class PrefectGate:
         with self._lock:
             held = self._slots.held
             wanted = 0 if now < self._pause.until() else self._waiting - self._slots.ready(now)
-            lately = self._slots.lent_lately(now, _AHEAD)
+            lately, before = (self._slots.lent_lately(now, seconds) for seconds in (_AHEAD, _FAR_AHEAD))
             waiting = self._waiting
         if now < self._ask_at or not (waiting or held):
             return False
@@ -327,10 +341,11 @@ class PrefectGate:
             self._ask_at = now + _LOOK_AGAIN
             limit.recount()
             return False
-        if self.quota.seconds <= _TENURE:
-            wanted += lately  # few fast callers, too, are served together; a longer window would hold what is not used
+        # Few fast callers, too, are served together; a long window would hold what is then not used.
+        free = limit.calls - limit.active
+        wanted += max(min(before, free // _NOBODYS), lately if self.quota.seconds <= _TENURE else 0)
         # Small leases, for all of a lease's windows have to end before it can be given back.
-        size = min(wanted, limit.calls - limit.active, max(1, limit.calls // 10))
+        size = min(wanted, free, max(1, limit.calls // 10))
         if size > 0 and self._acquire(size):
             return True
         # Where all slots are our own there is no more to be had, unless someone raises the limit.
@@ -394,15 +409,17 @@ class PrefectGate:
             )
 
     def _leave(self) -> None:
-        """Unused slots go back at once, used ones when their window ends if that is soon."""
+        """Unused slots go back at once, used ones when their window ends if that is soon and anybody misses them."""
         begun = steady()
+        with self._lock:
+            missed = self._slots.held * _NOBODYS > self._limit.calls
         try:
             while leases := self._remaining():
                 now = steady()
                 # Calls that are being broken off end any moment.
                 deadline = begun + (_WORTH_WAITING if self._patient else _IN_A_HURRY / 2)
                 for lease, cooled in leases:
-                    soon = cooled is None or (self._patient and cooled <= deadline)
+                    soon = cooled is None or (missed and self._patient and cooled <= deadline)
                     if now < deadline and soon and (cooled is None or now < cooled):
                         continue
                     with self._lock:

@@ -11,7 +11,12 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 from uuid import UUID
+
+
+#: So many slots that were lent last are remembered.
+_REMEMBERED: Final = 256
 
 
 @dataclass(eq=False, slots=True)
@@ -58,7 +63,7 @@ class Slots:
         self._leases: dict[UUID, Lease] = {}
         self._cooling: list[tuple[float, int, Lease]] = []
         self._order = itertools.count()
-        self._lent: deque[float] = deque()
+        self._lent: deque[float] = deque(maxlen=_REMEMBERED)
 
     @property
     def held(self) -> int:
@@ -111,10 +116,8 @@ class Slots:
         return sum(lease.idle for lease in self._leases.values() if now < lease.old)
 
     def lent_lately(self, now: float, seconds: float) -> int:
-        """How many slots were lent in the last so many seconds."""
-        while self._lent and self._lent[0] < now - seconds:
-            self._lent.popleft()
-        return len(self._lent)
+        """How many slots were lent in the last so many seconds, as far as that is remembered."""
+        return sum(1 for _ in itertools.takewhile(lambda at: at >= now - seconds, reversed(self._lent)))
 
     def next_free(self) -> float | None:
         """When the next slot's window ends."""

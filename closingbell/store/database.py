@@ -22,6 +22,7 @@ from sqlalchemy.types import TypeEngine
 from closingbell.bars import Bars
 from closingbell.cells import Watermark
 from closingbell.errors import ClosingbellError
+from closingbell.store.schema import watermark
 from closingbell.store.selected import Block, block_of
 
 #: A column of values, for :meth:`Database.rows`: its type, and as many values as there are rows.
@@ -238,6 +239,28 @@ class Database(ABC):
             What those that there are were before; None: it takes more than one statement here, and nothing is done.
         """
         return None
+
+    def make_marks(self, connection: sa.Connection, series: Series, marks: Mapping[str, Watermark]) -> int:
+        """Make watermarks in the order of their tickers, except those that there are; how many were made.
+
+        Args:
+            connection: in a transaction.
+            series: whose they are.
+            marks: by ticker, in order, byte by byte.
+        """
+        columns: dict[str, Values] = {
+            "ticker": (watermark.c.ticker.type, list(marks)),
+            "first_session": (sa.Date, [mark.first for mark in marks.values()]),
+            "last_session": (sa.Date, [mark.last for mark in marks.values()]),
+        }
+        made = self.rows(connection, "made", columns)
+        values = {
+            "source": sa.literal(series.source),
+            "timeframe": sa.literal(series.timeframe),
+            **{column.name: column for column in made.c},
+            "run_id": sa.literal(series.run_id, sa.Uuid),
+        }
+        return self.insert_missing(connection, watermark, values, sa.select(*values.values()))
 
     # -- bars --------------------------------------------------------------------------------------------------
 

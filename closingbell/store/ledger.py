@@ -95,7 +95,7 @@ class Settlement:
         tickers, sessions, accepted = outcome.tickers, outcome.sessions, outcome.verdict.accepted
         row = {ticker: i for i, ticker in enumerate(tickers)}
         had_bar = self._spanned(outcome)
-        of_gaps = [(i, day) for ticker, i in row.items() for day in self._open_of.get(ticker, ())]
+        of_gaps = [(i, day) for ticker, i in row.items() for day in self._open_of.get(ticker, ())] if self.gaps else []
         gaps = _inside(sessions, [i for i, _ in of_gaps], np.array([day for _, day in of_gaps], "M8[D]"))
         had_bar[gaps] = False
         places = _positions(accepted, row, sessions)
@@ -121,10 +121,12 @@ class Settlement:
 
     def _spanned(self, outcome: Outcome) -> NDArray[np.bool_]:
         """Which of an outcome's cells lie in watermarks; shape (tickers, sessions)."""
-        marks = [self.marks.get(ticker, _NOWHERE) for ticker in outcome.tickers]
+        marks = [mark or _NOWHERE for mark in map(self.marks.get, outcome.tickers)]
         each = {id(mark): mark for mark in marks}  # few: of most tickers it is the same
         days = outcome.sessions.astype(np.int64) + _EPOCH  # numpy takes its time to read dates
         inside = [(days >= mark.first.toordinal()) & (days <= mark.last.toordinal()) for mark in each.values()]
+        if len(each) == 1:
+            return np.repeat(inside, len(marks), axis=0)
         row = {mark: i for i, mark in enumerate(each)}
         return np.array(inside)[[row[id(mark)] for mark in marks]]
 
@@ -204,17 +206,19 @@ class Settlement:
 
     def _extend(self, tickers: Sequence[str], sessions: Days) -> None:
         """Stretch the watermarks over the sessions asked; what they take in that nobody asked for is ``pending``."""
-        stretched: dict[int, tuple[Watermark, list[date]]] = {}  # by what it was: of most tickers it is the same
-        first, last = sessions[0].item(), sessions[-1].item()
-        for ticker in tickers:
-            mark = self.marks.get(ticker)
-            if mark is not None and mark.first <= first and last <= mark.last:
+        asked = Watermark(sessions[0].item(), sessions[-1].item())
+        alike: dict[int, list[str]] = {}  # by the watermark: of most tickers it is the same
+        for ticker, mark in zip(tickers, map(self.marks.get, tickers), strict=True):
+            alike.setdefault(id(mark), []).append(ticker)
+        for these in alike.values():
+            mark = self.marks.get(these[0])
+            if mark is not None and mark.first <= asked.first and asked.last <= mark.last:
                 continue
-            if (found := stretched.get(id(mark))) is None:
-                found = stretched[id(mark)] = self._stretched(ticker, mark, Watermark(first, last), sessions)
-            self.marks[ticker], pending = found
-            for day in pending:
-                self._put(Gap(ticker, day, "pending", asked_at=self.at))
+            new, pending = self._stretched(these[0], mark, asked, sessions)
+            self.marks |= dict.fromkeys(these, new)
+            for ticker in these if pending else ():
+                for day in pending:
+                    self._put(Gap(ticker, day, "pending", asked_at=self.at))
 
     def _stretched(
         self, ticker: str, mark: Watermark | None, asked: Watermark, sessions: Days
@@ -232,6 +236,29 @@ class Settlement:
             if not np.array_equal(days, sessions[1:-1]):  # what is between the first and the last one asked
                 pending += days[~_are_in(days, sessions)].tolist()
         return new, pending
+
+
+def is_all_new(outcomes: Iterable[Outcome], marks: Mapping[str, Watermark]) -> bool:
+    """Whether outcomes have a bar for each of their cells, all of which lie outside of the watermarks.
+
+    No gap has a say in such ones: there is none outside of a watermark, and no absent bar to explain.
+    """
+    return all(_is_whole(outcome) and _is_outside(outcome, marks) for outcome in outcomes)
+
+
+def _is_whole(outcome: Outcome) -> bool:
+    tickers, sessions, bars = outcome.tickers, outcome.sessions, outcome.verdict.accepted
+    if outcome.failed or outcome.partial or len(bars) < len(tickers) * len(sessions):
+        return False
+    got = np.zeros((len(tickers), len(sessions)), np.bool_)
+    got[_positions(bars, {ticker: i for i, ticker in enumerate(tickers)}, sessions)] = True
+    return bool(got.all())
+
+
+def _is_outside(outcome: Outcome, marks: Mapping[str, Watermark]) -> bool:
+    first, last = outcome.sessions[0].item(), outcome.sessions[-1].item()
+    theirs = {id(mark): mark for mark in map(marks.get, outcome.tickers)}.values()
+    return all(mark is None or last < mark.first or mark.last < first for mark in theirs)
 
 
 def is_partial(last_error: str | None) -> bool:
@@ -284,6 +311,9 @@ def spans(outcomes: Iterable[Outcome]) -> Mapping[str, Watermark]:
     found: dict[str, Watermark] = {}
     for outcome in outcomes:
         span = Watermark(outcome.sessions[0].item(), outcome.sessions[-1].item())
+        if not found:
+            found = dict.fromkeys(outcome.tickers, span)
+            continue
         for ticker in outcome.tickers:
             old = found.get(ticker)
             if old is None or old == span:

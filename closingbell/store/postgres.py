@@ -672,6 +672,28 @@ _STRETCH: Final = sa.text("""
     FROM locked GROUP BY first_session, last_session
 """).bindparams(sa.bindparam("run_id", type_=sa.Uuid))
 
+#: The same for one ticker: to plan the other takes longer than to execute it.
+_STRETCH_ONE: Final = sa.text("""
+    WITH locked AS MATERIALIZED (
+        SELECT first_session, last_session FROM watermark
+        WHERE source = :source AND timeframe = :timeframe AND ticker = :ticker FOR UPDATE
+    ), stretched AS (
+        UPDATE watermark AS mark SET run_id = :run_id,
+            first_session = LEAST(locked.first_session, :first), last_session = GREATEST(locked.last_session, :last)
+        FROM locked
+        WHERE mark.source = :source AND mark.timeframe = :timeframe AND mark.ticker = :ticker
+          AND (locked.first_session > :first OR locked.last_session < :last)
+    )
+    SELECT first_session, last_session, NULL FROM locked
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))
+
+_MAKE_MARKS: Final = sa.text("""
+    INSERT INTO watermark (source, timeframe, ticker, first_session, last_session, run_id)
+    SELECT :source, :timeframe, made.*, :run_id
+    FROM unnest(CAST(:tickers AS text[]), CAST(:first AS date[]), CAST(:last AS date[])) AS made
+    ON CONFLICT DO NOTHING
+""").bindparams(sa.bindparam("run_id", type_=sa.Uuid))
+
 
 class Postgres(Database):
     """PostgreSQL."""
@@ -800,11 +822,26 @@ class Postgres(Database):
         self, connection: sa.Connection, series: Series, tickers: Sequence[str], first: date, last: date
     ) -> dict[str, Watermark]:
         values = {"source": series.source, "timeframe": series.timeframe, "run_id": series.run_id}
-        values |= {"tickers": _array_text(tickers), "first": first, "last": last, "count": len(tickers)}
+        values |= {"first": first, "last": last}
+        if len(tickers) == 1:
+            found = connection.execute(_STRETCH_ONE, {**values, "ticker": tickers[0]})
+        else:
+            found = connection.execute(_STRETCH, {**values, "tickers": _array_text(tickers), "count": len(tickers)})
         before: dict[str, Watermark] = {}
-        for first, last, these in connection.execute(_STRETCH, values):
+        for first, last, these in found:
             before |= dict.fromkeys(these or tickers, Watermark(first, last))  # of most of them it is the same
         return before
+
+    def make_marks(self, connection: sa.Connection, series: Series, marks: Mapping[str, Watermark]) -> int:
+        values = {
+            "source": series.source,
+            "timeframe": series.timeframe,
+            "run_id": series.run_id,
+            "tickers": _array_text(list(marks)),
+            "first": _array_text([mark.first for mark in marks.values()], few=True),
+            "last": _array_text([mark.last for mark in marks.values()], few=True),
+        }
+        return connection.execute(_MAKE_MARKS, values).rowcount
 
     # -- bars ----------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from closingbell.store.claims import Claim
 from closingbell.store.columns import apart, around, bounds, instants, is_latest, joined, nullable
 from closingbell.store.database import Database, Series, Values, database_of
 from closingbell.store.faults import OvertakenError, RaceError, RefusedError
-from closingbell.store.ledger import LOOK_BACK, Settlement, spans
+from closingbell.store.ledger import LOOK_BACK, Settlement, is_all_new, spans
 from closingbell.store.marks import counted, has_bar, is_gap_of, lock_all_marks, make_marks, stretch_marks
 from closingbell.store.merge import upsert
 from closingbell.store.origin import origin, vendor
@@ -226,8 +226,9 @@ class Writer:
     ) -> FlushResult:
         asked = spans(outcomes)
         marks = _lock(connection, series, asked) if asked else {}
-        begun = {ticker: span for ticker, span in asked.items() if ticker in marks}
-        gaps = _gaps(connection, series, begun) if begun else {}  # without a watermark there is no gap
+        begun = asked if len(marks) == len(asked) else {ticker: asked[ticker] for ticker in marks}
+        # Without a watermark there is no gap.
+        gaps = _gaps(connection, series, begun) if begun and not is_all_new(outcomes, marks) else {}
         settlement = Settlement(marks, gaps, sessions_between, at)
         result = FlushResult()
         fresh, others = defaultdict[str, list[Bars]](list), defaultdict[str, list[Bars]](list)

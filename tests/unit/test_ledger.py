@@ -18,7 +18,7 @@ from closingbell.healing import is_due
 from closingbell.outcome import Outcome
 from closingbell.plan import TickerRange
 from closingbell.quality import Verdict
-from closingbell.store.ledger import ERROR_LENGTH, GONE_AFTER, LOOK_BACK, Settlement, spans
+from closingbell.store.ledger import ERROR_LENGTH, GONE_AFTER, LOOK_BACK, Settlement, is_all_new, spans
 from closingbell.store.writer import sessions_between
 
 #: Around a long weekend: the 15th of January 2024 is no session.
@@ -71,6 +71,9 @@ def answers(draw: st.DrawFn) -> Answer:
         error = None if kind == "pending" else draw(st.sampled_from(["HTTP 500", "silent"]))
         return Answer(tickers, positions, frozenset(), frozenset(), kind, error, False)
     cells = st.frozensets(st.tuples(st.integers(0, len(tickers) - 1), st.integers(0, len(positions) - 1)))
+    if draw(st.booleans()):  # most real answers have all that was asked for
+        every = frozenset((i, j) for i in range(len(tickers)) for j in range(len(positions)))
+        return Answer(tickers, positions, every, frozenset(), "empty", None, kind == "doubtful")
     return Answer(tickers, positions, draw(cells), draw(cells), "empty", None, kind == "doubtful")
 
 
@@ -88,12 +91,9 @@ class Database:
         asked = spans(outcomes)
         first = min(span.first for span in asked.values()) - LOOK_BACK
         last = max(span.last for span in asked.values())
-        settlement = Settlement(
-            {ticker: mark for ticker, mark in self.marks.items() if ticker in asked},
-            {key: gap for key, gap in self.gaps.items() if key[0] in asked and first <= key[1] <= last},
-            sessions_between,
-            self.at,
-        )
+        marks = {ticker: mark for ticker, mark in self.marks.items() if ticker in asked}
+        gaps = {key: gap for key, gap in self.gaps.items() if key[0] in asked and first <= key[1] <= last}
+        settlement = Settlement(marks, {} if is_all_new(outcomes, marks) else gaps, sessions_between, self.at)
         fresh = [settlement.settle(outcome).tolist() for outcome in outcomes]
         self.marks |= settlement.marks
         for key in settlement.closed_gaps:
@@ -179,8 +179,32 @@ def settled(*answers: Answer, database: Database | None = None) -> Database:
     return database
 
 
+def whole(*positions: int, lacking: int = 0) -> Answer:
+    bars = frozenset((0, column) for column in range(len(positions) - lacking))
+    return Answer(("AAPL",), positions, bars, frozenset(), "empty", None, False)
+
+
 def failed(*positions: int, reason: str = "failed", error: str | None = "HTTP 500") -> Answer:
     return Answer(("AAPL",), positions, frozenset(), frozenset(), reason, error, False)
+
+
+@pytest.mark.parametrize(
+    ("known", "answer", "wanted"),
+    [
+        ((), whole(3, 4), True),
+        ((0, 1), whole(3, 4), True),
+        ((3, 4), whole(0, 1), True),
+        ((0, 3), whole(3, 4), False),
+        ((0, 7), whole(3, 4), False),
+        ((0, 1), whole(3, 4, lacking=1), False),
+        ((0, 1), failed(3, 4), False),
+    ],
+)
+def test_no_gap_has_a_say_in_bars_of_cells_that_are_all_new(
+    known: tuple[int, ...], answer: Answer, wanted: bool
+) -> None:
+    marks = {"AAPL": Watermark(DATES[known[0]], DATES[known[1]])} if known else {}
+    assert is_all_new([answer.outcome], marks) == wanted
 
 
 def test_the_same_answer_again_is_not_written_again() -> None:

@@ -28,6 +28,7 @@ from tasks.batch import Work, lanes, leave_untried
 from tasks.derive import derive_all
 from tasks.endurance import enduring
 from tasks.facts import look_up_all
+from tasks.memory import keep_modules
 from tasks.resources import Resources, opened
 from tasks.runners import fetching
 from tasks.splits import look_at_splits
@@ -172,6 +173,7 @@ def _night(run: Run) -> State[Any]:
         store.facts.store_tenures(run.run_id, request.source, identity.shipped(), "shipped")
         by_class = lanes(night, run.batch_size, settings.fetch_threads)
         batches = [batch for of_class in by_class.values() for batch in of_class]
+        gate.expect({name: sum(len(batch.todo) for batch in of_class) for name, of_class in by_class.items()})
         try:
             splits = look_at_splits(work, night.splits, resources)
             resources.look_around(night)
@@ -188,3 +190,6 @@ def _night(run: Run) -> State[Any]:
         night, made = derive_all(run.run_id, night, resources)
         tally.add(made)
         return steps.final_state(steps.close(resources, night, work, run.flow, tally, run.begun))
+
+
+keep_modules()

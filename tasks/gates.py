@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -94,6 +95,12 @@ class Gates:
         self._stopped.set()  # without the lock, which whoever opens a gate holds while the server takes its time
         for gate in self.opened():
             gate.stop()
+
+    def expect(self, calls: Mapping[str, int]) -> None:
+        """Be ready for so many calls of each asset class, as far as its gate is open."""
+        for name, count in calls.items():
+            if gate := self._open.get(self.quotas.holder(name)):
+                gate.expect(count)
 
     def leave(self) -> None:
         """There will be no further call: begin to give the slots back, while the run does something else."""

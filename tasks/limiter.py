@@ -91,6 +91,7 @@ class PrefectGate:
         self._listen = min(1.0, max(0.5, quota.seconds / 10))
         self._slots = Slots(quota.seconds)
         self._waiting = 0
+        self._expected = 0
         self._failure: ClosingbellError | None = None
         self._refusing = self._closing = False
         self._patient = True
@@ -154,6 +155,11 @@ class PrefectGate:
                 self._slots.finish(lease, steady())
                 self._callers.notify()  # whoever wakes waits for the end of this window
 
+    def expect(self, calls: int) -> None:
+        """Be ready for so many calls: where slots are plenty, some are taken together with the first."""
+        with self._lock:
+            self._expected += calls
+
     def pause(self, seconds: float | None) -> None:
         """Let no further call of this quota begin for this long, None: for its window. Calls on their way go on.
 
@@ -210,24 +216,31 @@ class PrefectGate:
         if os.getpid() != self._process:
             raise FatalError("a quota's gate was taken into a forked process", fix="Open one in each process.")
         with self._lock:
+            lease, wake = self._lend()
+            if lease:  # without waking the keeper: it would have the lock while it waits for the interpreter
+                return lease
             self._waiting += 1
             self._work.notify()
             try:
-                while True:
-                    if self._failure:
-                        raise _copy(self._failure)
-                    if self._refusing:
-                        raise RunEndingError("the run is ending")
-                    now, paused = steady(), self._pause.until()
-                    if now < paused:
-                        wake = paused
-                    elif lease := self._slots.lend(now):
-                        return lease
-                    else:
-                        wake = self._slots.next_free() or now + _PATIENCE
-                    self._callers.wait(max(0.0, wake - now))
+                while lease is None:
+                    self._callers.wait(max(0.0, wake - steady()))
+                    lease, wake = self._lend()
+                return lease
             finally:
                 self._waiting -= 1
+
+    def _lend(self) -> tuple[Lease | None, float]:
+        """A slot, or until when to wait for one; with the lock."""
+        if self._failure:
+            raise _copy(self._failure)
+        if self._refusing:
+            raise RunEndingError("the run is ending")
+        now, paused = steady(), self._pause.until()
+        if now < paused:
+            return None, paused
+        lease = self._slots.lend(now)
+        self._expected -= bool(lease and self._expected)
+        return lease, self._slots.next_free() or now + _PATIENCE
 
     # What follows runs in the keeper's thread.
 
@@ -329,11 +342,11 @@ class PrefectGate:
             held = self._slots.held
             wanted = 0 if now < self._pause.until() else self._waiting - self._slots.ready(now)
             lately, before = (self._slots.lent_lately(now, seconds) for seconds in (_AHEAD, _FAR_AHEAD))
-            waiting = self._waiting
+            waiting, expected = self._waiting, self._expected
         if now < self._ask_at or not (waiting or held):
             return False
         limit = self._limit
-        if now - limit.looked > (_TICK if wanted > 0 else _LOOK_AGAIN):
+        if now - limit.looked > (_TICK if wanted > 0 and limit.active >= limit.calls else _LOOK_AGAIN):
             self._look()
         if wanted <= 0 or now < self._forgotten_until:
             return False
@@ -343,7 +356,8 @@ class PrefectGate:
             return False
         # Few fast callers, too, are served together; a long window would hold what is then not used.
         free = limit.calls - limit.active
-        wanted += max(min(before, free // _NOBODYS), lately if self.quota.seconds <= _TENURE else 0)
+        plenty = min(max(before, expected), free // _NOBODYS)
+        wanted += max(plenty, lately if self.quota.seconds <= _TENURE else 0)
         # Small leases, for all of a lease's windows have to end before it can be given back.
         size = min(wanted, free, max(1, limit.calls // 10))
         if size > 0 and self._acquire(size):
@@ -370,6 +384,7 @@ class PrefectGate:
         begun = steady()
         taken = self._limit.take(size, self._lease_seconds)
         if taken is None:
+            self._limit.looked = 0.0  # others have taken what was free
             return False
         lease = Lease(taken, size, begun, begun + self._lease_seconds)
         self._note(lease.id)

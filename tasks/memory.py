@@ -34,6 +34,11 @@ def give_back() -> None:
         libc.mallopt(_ARENA_MAX, _ARENAS)
 
 
+def keep_modules() -> None:
+    """Take what is loaded by now for such as stays, as :func:`settled` does: a run begins with looking it through."""
+    gc.freeze()
+
+
 @contextmanager
 def settled() -> Iterator[None]:
     """Take all objects that there are for such as stay, for the time of the block.

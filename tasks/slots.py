@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-
 #: So many slots that were lent last are remembered.
 _REMEMBERED: Final = 256
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -29,7 +30,9 @@ def _of(connection: sa.Connection, series: Series, tickers: Iterable[str]) -> sa
 
 
 def _read(connection: sa.Connection, query: sa.Select[Any]) -> dict[str, Watermark]:
-    return {ticker: Watermark(first, last) for ticker, first, last in connection.execute(query)}
+    """Watermarks by ticker; those that are equal are one object, by which the ledger knows them."""
+    same = lru_cache(None)(Watermark)
+    return {ticker: same(first, last) for ticker, first, last in connection.execute(query)}
 
 
 def _columns(marks: Mapping[str, Watermark]) -> dict[str, Values]:
@@ -81,7 +84,8 @@ def stretch_marks(connection: sa.Connection, series: Series, asked: Mapping[str,
         if before is not None:
             return dict(before)
     locked = lock_marks(connection, series, asked)
-    moved = {ticker: mark.over(asked[ticker]) for ticker, mark in locked.items()}
+    over = lru_cache(None)(Watermark.over)
+    moved = {ticker: over(mark, asked[ticker]) for ticker, mark in locked.items()}
     if moved := {ticker: mark for ticker, mark in moved.items() if mark != locked[ticker]}:
         _set_marks(connection, series, moved)
     return locked

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from prefect.logging import get_run_logger
@@ -34,9 +35,12 @@ from tasks.context import Context
 from tasks.flush import Flusher
 from tasks.gates import Gates
 from tasks.logs import in_run_log
-from tasks.memory import give_back, settled
+from tasks.memory import give_back, settled, sweep
 from tasks.secrets import complete
 from tasks.vendors import Abortable, Vendor
+
+#: Bars of a transaction after which memory is swept.
+_LARGE: Final = 10_000
 
 
 @dataclass(slots=True)
@@ -106,7 +110,10 @@ class Resources:
 
         def write(outcomes: Sequence[Outcome], claims: Sequence[int | None]) -> FlushResult:
             calls, timeframe = self.uncounted_calls(), outcomes[0].call.timeframe
-            return self.store.writer.flush(run_id, source, timeframe, outcomes, calls, now, claims)
+            result = self.store.writer.flush(run_id, source, timeframe, outcomes, calls, now, claims)
+            if result.stored >= _LARGE:
+                sweep()
+            return result
 
         def cut(outcome: Outcome) -> list[Outcome]:
             call = outcome.call

@@ -230,6 +230,9 @@ def _sessions(found: pictured.Standing, asked: Sequence[Cells] | None) -> tuple[
             (tickers, calendar_for(name).sessions(found.first, found.last), None)
             for name, tickers in _by_calendar(found.tickers).items()
         ]
+    if len(parts) == 1 and tuple(parts[0][0]) == found.tickers:
+        (_, sessions, mask), shape = parts[0], (len(found.tickers), len(parts[0][1]))
+        return sessions, np.broadcast_to(True, shape) if mask is None else mask
     days = [sessions for _, sessions, _ in parts]
     union = np.unique(np.concatenate(days)) if days else np.zeros(0, "M8[D]")
     row = {ticker: i for i, ticker in enumerate(found.tickers)}

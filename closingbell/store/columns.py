@@ -16,10 +16,22 @@ _NEAR: Final = timedelta(days=7)
 
 
 def joined(blocks: Sequence[Bars]) -> Bars:
+    """One block of all, in their order."""
     parts = [block for block in blocks if len(block)]
     if len(parts) <= 1:
         return parts[0] if parts else Bars(())
     return Bars.concat(parts)
+
+
+def by_ticker(blocks: Sequence[Bars]) -> Sequence[Bars]:
+    """Blocks of one ticker each in the order of their tickers, so that their rows need not be sorted; else as they are.
+
+    Those of one ticker stay in their order.
+    """
+    filled = [block for block in blocks if len(block)]
+    if all(len(block.tickers) == 1 for block in filled):
+        filled.sort(key=lambda block: block.tickers[0].encode())
+    return filled
 
 
 def in_order(bars: Bars) -> NDArray[np.intp]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Rows of a block: about a megabyte. While one is on its way, the next is built.
-BLOCK: Final = 8192
+BLOCK: Final = 2048
 
 HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 TRAILER: Final = b"\xff\xff"

@@ -716,6 +716,7 @@ class Postgres(Database):
             url,
             pool_size=connections,
             max_overflow=2,
+            pool_use_lifo=True,
             # Whatever the role's default: who has waited for a lock has to see what it guarded.
             isolation_level="READ COMMITTED",
             hide_parameters=True,

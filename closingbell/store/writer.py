@@ -30,7 +30,7 @@ from closingbell.quality import Verdict
 from closingbell.store import claims as claimed
 from closingbell.store import late
 from closingbell.store.claims import Claim
-from closingbell.store.columns import apart, around, bounds, instants, is_latest, joined, nullable
+from closingbell.store.columns import apart, around, bounds, by_ticker, instants, is_latest, joined, nullable
 from closingbell.store.database import Database, Series, Values, database_of
 from closingbell.store.faults import OvertakenError, RaceError, RefusedError
 from closingbell.store.ledger import LOOK_BACK, Settlement, is_all_new, spans
@@ -242,7 +242,7 @@ class Writer:
             others[written].append(accepted.where(~is_fresh))
         result.quarantined = _quarantine(connection, series, outcomes)
         for written in fresh:
-            new, known = apart(joined(fresh[written]), joined(others[written]))
+            new, known = apart(*(joined(by_ticker(blocks[written])) for blocks in (fresh, others)))
             if not len(new) and not len(known):
                 continue
             mine = replace(series, origin=written)

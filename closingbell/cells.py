@@ -156,6 +156,14 @@ def in_blocks(n: int, m: int) -> Iterator[slice]:
     return (slice(begin, begin + step) for begin in range(0, n, step))
 
 
+def halves(cells: Cells) -> list[Cells]:
+    """The same cells, those of the first half of the tickers and those of the others."""
+    middle = len(cells.tickers) // 2
+    return [
+        Cells(cells.tickers[rows], cells.sessions, cells.mask[rows]) for rows in (slice(middle), slice(middle, None))
+    ]
+
+
 def to_ask_by_name(cells: Cells, ledger: Ledger) -> NDArray[np.bool_]:
     """Which tickers of the grid have a cell that only their own range can answer; shape (n,), bool."""
     absent = {gap.ticker for gap in ledger.gaps if gap.reason == "unpublished" and gap.last_error == ABSENT}

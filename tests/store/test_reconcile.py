@@ -32,7 +32,7 @@ from closingbell.errors import ConfigurationError, NotEntitledError, NotYetPubli
 from closingbell.night import work_out
 from closingbell.quota import Quota, Quotas
 from closingbell.request import Request, of_gaps
-from closingbell.store import Store
+from closingbell.store import Store, records
 from closingbell.store.records import as_run_id
 from closingbell.store.schema import bar, gap, watermark
 
@@ -82,6 +82,15 @@ def test_cells_outside_of_the_grid_do_not_count(filled: Store) -> None:
     held = filled.records.reconcile("polygon", "1d", [some])
     assert (held.expected, held.stored, held.gaps) == (6, 4, {"quarantined": 1, "empty": 1})
     assert held.balanced
+
+
+def test_halves_over_two_connections_add_up(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(filled, sa.delete(bar).where(bar.c.ticker == "AAPL", bar.c.session == DAY))
+    whole = filled.records.reconcile("polygon", "1d", GRID)
+    assert whole.unexplained == {"AAPL": 1}
+    monkeypatch.setattr(records, "_MANY", 0)
+    assert filled.records.reconcile("polygon", "1d", GRID) == whole
+    assert filled.records.reconcile("polygon", "1d", [Cells.all(("AAPL",), days(0, 9))]).unexplained == {"AAPL": 1}
 
 
 def test_grids_add_up(filled: Store) -> None:

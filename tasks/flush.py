@@ -1,9 +1,9 @@
 """Outcomes on their way into the database: one by one while it is idle, many in one transaction while it is busy.
 
-Nothing is held back and nothing is timed: a writer that is free takes all that there is. Behind a slow API the writers
-are always free, and each call is committed by itself, at once. Behind a fast one answers gather while the writers are
-busy, and what has gathered is their next transaction: the slower the database is beside the API, the more of them
-share its costs. The batches do not wait for each other, only for room.
+A writer that is free takes all that there is. Behind a slow API the writers are always free, and each call is
+committed by itself, at once. Behind a fast one answers gather while a writer is busy, and what has gathered is its next
+transaction: the slower the database is beside the API, the more of them share its costs. Another writer steps in where
+that would be a large one, or where the first takes long. The batches do not wait for each other, only for room.
 
 Where answers are cut into batches of bars, each of those is a transaction of its own, in the order of time, and told.
 """
@@ -39,6 +39,9 @@ WRITERS: Final = 2
 #: Rows that may wait for a writer, and so the most in one transaction, but for a single answer that is larger.
 ROWS: Final = 50_000
 
+#: Seconds that an answer waits at most for a writer that is at work, while another one has nothing to do.
+HOLD: Final = 0.5
+
 #: Seconds that closing waits for the transactions that are under way.
 PATIENCE: Final = 15.0
 
@@ -63,6 +66,7 @@ class Saving:
     Attributes:
         parts: what of the outcome is not committed yet, a transaction each.
         of: how many those were; 0: nobody has cut it yet.
+        since: when it was handed over, by the monotonic clock.
         saved: whether it is committed.
         holes: how many cells of a call that failed have no bar now.
         failure: why it could not be written.
@@ -75,6 +79,7 @@ class Saving:
         self.rows = max(1, len(outcome.verdict.accepted) + len(outcome.verdict.quarantined))
         self.parts = [outcome]
         self.of = 0
+        self.since = 0.0
         self.saved = False
         self.holes = 0
         self.failure: BaseException | None = None
@@ -87,15 +92,19 @@ class Flusher:
         write: see :data:`Write`; called from several threads.
         writers: how many.
         rows: see :data:`ROWS`.
+        hold: see :data:`HOLD`.
         cut: see :data:`Cut`; None: each outcome is committed whole, and often several at once.
 
     Attributes:
         tally: what the database says of all that was written; whole once :meth:`close` is through.
     """
 
-    def __init__(self, write: Write, *, writers: int = WRITERS, rows: int = ROWS, cut: Cut | None = None) -> None:
+    def __init__(
+        self, write: Write, *, writers: int = WRITERS, rows: int = ROWS, hold: float = HOLD, cut: Cut | None = None
+    ) -> None:
         self._write = write
         self._cut = cut
+        self._hold = hold
         self._most = rows
         self._writers = writers
         self._threads: list[threading.Thread] = []
@@ -128,6 +137,7 @@ class Flusher:
             if self._over or self._closing:
                 saving.failure = copy.copy(self._over or RunEndingError("the run is ending"))
                 raise saving.failure
+            saving.since = time.monotonic()
             self._queue.append(saving)
             self._queued += saving.rows
             # Two that begin the same new tickers at once would get into each other's way: the first goes alone.
@@ -249,8 +259,8 @@ class Flusher:
         """All that waits, up to a transaction's worth, or one that is cut; empty when it is over."""
         with self._change:
             self._idle += 1
-            while not self._queue and not self._closing:
-                self._change.wait()
+            while not self._closing and (seconds := self._to_wait()) != 0:
+                self._change.wait(seconds)
             self._idle -= 1
             these: list[Saving] = []
             rows = 0
@@ -260,6 +270,14 @@ class Flusher:
             self._queued -= rows
             self._change.notify_all()
             return these
+
+    def _to_wait(self) -> float | None:
+        """How many seconds a writer leaves what waits to another one that is at work; None: there is nothing yet."""
+        if not self._queue:
+            return None
+        if len(self._threads) == self._idle or self._queued >= self._most // 2:
+            return 0.0
+        return max(0.0, self._queue[0].since + self._hold - time.monotonic())
 
     def _fits(self, one: Saving, first: Saving, rows: int) -> bool:
         """Whether it may go into a transaction with so many rows: with others of its timeframe."""

@@ -41,9 +41,9 @@ def saving(ticker: str, rows: int = 10, claim: int | None = None, error: Closing
     return Saving(Claim(call, claim), outcome, error)
 
 
-def occupied(database: Database, flusher: Flusher, writers: int) -> list[Saving]:
-    """Let every writer be busy with an answer of its own, until the database lets them go on."""
-    if writers > 1:
+def occupied(database: Database, flusher: Flusher, writers: int, *, of: int = 0) -> list[Saving]:
+    """Let writers, of as many, be busy with an answer each, until the database lets them go on."""
+    if max(writers, of) > 1:
         flusher.put(first := saving("FIRST"))  # which goes alone
         flusher.wait(first)
         assert database.begun.acquire(timeout=10)
@@ -74,7 +74,7 @@ def test_an_idle_database_commits_each_answer_at_once() -> None:
 @pytest.mark.parametrize("writers", [1, 2])
 def test_what_comes_while_the_writers_are_busy_is_one_transaction(writers: int) -> None:
     database = Database()
-    flusher = Flusher(database, writers=writers)
+    flusher = Flusher(database, writers=writers, hold=0.0)
     busy = occupied(database, flusher, writers)
     more = [saving(name, claim=number) for number, name in enumerate("ABCDE")]
     for one in more:
@@ -85,6 +85,36 @@ def test_what_comes_while_the_writers_are_busy_is_one_transaction(writers: int) 
         flusher.wait(one)
     assert database.groups[writers:] == [list("ABCDE")]
     assert database.claims[writers:] == [[0, 1, 2, 3, 4]]
+    flusher.close()
+
+
+def test_a_second_writer_leaves_to_the_first_what_is_little() -> None:
+    database = Database()
+    flusher = Flusher(database, writers=2, rows=60, hold=600.0)
+    occupied(database, flusher, 1, of=2)
+    more = [saving(name) for name in "AB"]
+    for one in more:
+        flusher.put(one)
+    assert not database.begun.acquire(timeout=0.1)
+    flusher.put(saving("C"))  # with which it is half of a transaction
+    assert database.begun.acquire(timeout=10)
+    flusher.put(little := saving("D"))
+    database.let.set()
+    for one in [*more, little]:
+        flusher.wait(one)
+    flusher.close()
+    assert database.groups[:2] == [["BUSY0"], ["A", "B", "C"]]
+    assert database.groups[2:] == [["D"]]
+
+
+def test_a_second_writer_steps_in_where_the_first_takes_long() -> None:
+    database = Database()
+    flusher = Flusher(database, writers=2, hold=0.05)
+    occupied(database, flusher, 1, of=2)
+    flusher.put(saving("A"))
+    assert database.begun.acquire(timeout=10)
+    assert database.groups == [["BUSY0"], ["A"]]
+    database.let.set()
     flusher.close()
 
 

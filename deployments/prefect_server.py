@@ -118,6 +118,9 @@ class PrefectServer:
             "PREFECT_API_DATABASE_CONNECTION_URL": self._database_url,
             # With leases kept in memory, a slot whose holder and server were both killed is lost for minutes.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            # By default each of a task's states is several statements of its own: half of all that a run costs it.
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
             "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(self._home / "prefect" / "ui"),
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",

@@ -3,7 +3,7 @@
 A writer that is free takes all that there is. Behind a slow API the writers are always free, and each call is
 committed by itself, at once. Behind a fast one answers gather while a writer is busy, and what has gathered is its next
 transaction: the slower the database is beside the API, the more of them share its costs. Another writer steps in where
-that would be a large one, or where the first takes long. The batches do not wait for each other, only for room.
+that would be no small one, or where the first takes long. The batches do not wait for each other, only for room.
 
 Where answers are cut into batches of bars, each of those is a transaction of its own, in the order of time, and told.
 """
@@ -38,6 +38,9 @@ WRITERS: Final = 2
 
 #: Rows that may wait for a writer, and so the most in one transaction, but for a single answer that is larger.
 ROWS: Final = 50_000
+
+#: A transaction of such a part of these is one for a writer of its own; what is less is left to one that is at work.
+OWN: Final = 5
 
 #: Seconds that an answer waits at most for a writer that is at work, while another one has nothing to do.
 HOLD: Final = 0.5
@@ -275,7 +278,7 @@ class Flusher:
         """How many seconds a writer leaves what waits to another one that is at work; None: there is nothing yet."""
         if not self._queue:
             return None
-        if len(self._threads) == self._idle or self._queued >= self._most // 2:
+        if len(self._threads) == self._idle or self._queued >= self._most // OWN:
             return 0.0
         return max(0.0, self._queue[0].since + self._hold - time.monotonic())
 

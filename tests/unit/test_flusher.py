@@ -90,13 +90,13 @@ def test_what_comes_while_the_writers_are_busy_is_one_transaction(writers: int) 
 
 def test_a_second_writer_leaves_to_the_first_what_is_little() -> None:
     database = Database()
-    flusher = Flusher(database, writers=2, rows=60, hold=600.0)
+    flusher = Flusher(database, writers=2, rows=150, hold=600.0)
     occupied(database, flusher, 1, of=2)
     more = [saving(name) for name in "AB"]
     for one in more:
         flusher.put(one)
     assert not database.begun.acquire(timeout=0.1)
-    flusher.put(saving("C"))  # with which it is half of a transaction
+    flusher.put(saving("C"))  # with which it is a fifth of a transaction
     assert database.begun.acquire(timeout=10)
     flusher.put(little := saving("D"))
     database.let.set()

@@ -117,7 +117,9 @@ class Flusher:
         self._written = False
         self._over: ClosingbellError | None = None
         self._closing = False
-        self._change = threading.Condition()
+        lock = threading.RLock()
+        self._change = threading.Condition(lock)
+        self._arrival = threading.Condition(lock)  # what only a writer waits for
         self.tally = Tally()
 
     def put(self, saving: Saving) -> None:
@@ -146,7 +148,9 @@ class Flusher:
             # Two that begin the same new tickers at once would get into each other's way: the first goes alone.
             if not self._idle and len(self._threads) < (self._writers if self._written else 1):
                 self._start()
-            self._change.notify_all()
+            # Who is woken in vain takes the interpreter from those that are at work.
+            if len(self._queue) == 1 or self._to_wait() == 0:
+                self._arrival.notify()
 
     def wait(self, saving: Saving) -> None:
         """Return when an outcome that was handed over is written, or will not be: see its ``failure``."""
@@ -165,6 +169,7 @@ class Flusher:
         with self._change:
             self._closing = True
             self._change.notify_all()
+            self._arrival.notify_all()
         until = time.monotonic() + PATIENCE
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
@@ -263,7 +268,7 @@ class Flusher:
         with self._change:
             self._idle += 1
             while not self._closing and (seconds := self._to_wait()) != 0:
-                self._change.wait(seconds)
+                self._arrival.wait(seconds)
             self._idle -= 1
             these: list[Saving] = []
             rows = 0
@@ -272,6 +277,8 @@ class Flusher:
                 rows += these[-1].rows
             self._queued -= rows
             self._change.notify_all()
+            if self._queue:
+                self._arrival.notify()
             return these
 
     def _to_wait(self) -> float | None:

@@ -178,8 +178,8 @@ class Flusher:
         # What a run is, to Prefect and its log, is a context variable, which a new thread does not inherit by itself.
         keep, name = contextvars.copy_context().run, f"writer {len(self._threads) + 1}"
         thread = threading.Thread(target=keep, args=(self._work,), name=name, daemon=True)
+        thread.start()  # it waits for the lock, which whoever starts it holds
         self._threads.append(thread)
-        thread.start()
 
     def _work(self) -> None:
         while these := self._taken():

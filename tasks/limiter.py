@@ -156,7 +156,7 @@ class PrefectGate:
                 self._callers.notify()  # whoever wakes waits for the end of this window
 
     def expect(self, calls: int) -> None:
-        """Be ready for so many calls: where slots are plenty, some are taken together with the first."""
+        """Be ready for so many calls: where slots are plenty, some are taken ahead."""
         with self._lock:
             self._expected += calls
 
@@ -426,8 +426,8 @@ class PrefectGate:
     def _leave(self) -> None:
         """Unused slots go back at once, used ones when their window ends if that is soon and anybody misses them."""
         begun = steady()
-        with self._lock:
-            missed = self._slots.held * _NOBODYS > self._limit.calls
+        with self._lock:  # others may leave some, too
+            missed = max(self._slots.held, self._limit.active) * _NOBODYS > self._limit.calls
         try:
             while leases := self._remaining():
                 now = steady()

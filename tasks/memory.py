@@ -45,7 +45,7 @@ def sweep() -> None:
 
 
 def keep_modules() -> None:
-    """Take what is loaded by now for such as stays, as :func:`settled` does: a run begins with looking it through."""
+    """Take what is loaded by now for such as stays, until :func:`settled` does: a run would begin by searching it."""
     gc.freeze()
 
 

@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-#: Rows of a block: about a megabyte. While one is on its way, the next is built.
+#: Rows of a block: a third of a megabyte, so much stays with the client library. While one is on its way, the next is
+#: built.
 BLOCK: Final = 2048
 
 HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)

@@ -86,11 +86,10 @@ class Request:
             over = last_over(name, timeframe or self.timeframe, now, extended_hours=self.extended_hours)
             sessions = calendar.sessions(first, min(self.end, over))
             mask = np.broadcast_to(sessions >= np.datetime64(self.start), (len(tickers), len(sessions)))
-            limited = [i for i, ticker in enumerate(tickers) if ticker in self.limits]
+            limited = [(i, self.limits[ticker]) for i, ticker in enumerate(tickers) if ticker in self.limits]
             mask = mask.copy() if limited else mask  # of a large grid it is megabytes
-            for i in limited:
-                if limit := self.limits.get(tickers[i]):
-                    mask[i] &= (sessions >= np.datetime64(limit[0])) & (sessions <= np.datetime64(limit[1]))
+            for i, limit in limited:
+                mask[i] &= (sessions >= np.datetime64(limit[0])) & (sessions <= np.datetime64(limit[1]))
             grids.append((name, Cells(tuple(tickers), sessions, mask)))
         return grids
 

@@ -22,14 +22,19 @@ _ARENAS: Final = 2
 
 
 @cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, if it is glibc; None: another one, which has none of this."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+@cache
 def give_back() -> None:
     """Have the blocks of columns, which come and go by the thousand, go back to the system when they are done with.
 
     glibc learns from the first of them to keep such blocks (mallopt(3), *dynamic mmap threshold*): a run of millions of
     bars would hold about 30 MB more. With another C library there is nothing to do.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
+    if libc := _glibc():
         libc.mallopt(_MMAP_THRESHOLD, _OWN)
         libc.mallopt(_ARENA_MAX, _ARENAS)
 
@@ -40,8 +45,8 @@ def sweep() -> None:
     Answers and columns of all sizes come and go in many threads; after a few million bars what lies free between what
     stays would be 20 MB and more (malloc_trim(3)).
     """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    if libc := _glibc():
+        libc.malloc_trim(0)
 
 
 def keep_modules() -> None:

@@ -22,7 +22,6 @@ from sqlalchemy.types import TypeEngine
 from closingbell.bars import Bars
 from closingbell.cells import Watermark
 from closingbell.errors import ClosingbellError
-from closingbell.store.schema import watermark
 from closingbell.store.selected import Block, block_of
 
 #: A column of values, for :meth:`Database.rows`: its type, and as many values as there are rows.
@@ -240,27 +239,18 @@ class Database(ABC):
         """
         return None
 
-    def make_marks(self, connection: sa.Connection, series: Series, marks: Mapping[str, Watermark]) -> int:
-        """Make watermarks in the order of their tickers, except those that there are; how many were made.
+    def make_marks(self, connection: sa.Connection, series: Series, marks: Mapping[str, Watermark]) -> int | None:
+        """Make watermarks in the order of their tickers, except those that there are.
 
         Args:
             connection: in a transaction.
             series: whose they are.
             marks: by ticker, in order, byte by byte.
+
+        Returns:
+            How many were made; None: there is no shorter way here than that of any table, and nothing is done.
         """
-        columns: dict[str, Values] = {
-            "ticker": (watermark.c.ticker.type, list(marks)),
-            "first_session": (sa.Date, [mark.first for mark in marks.values()]),
-            "last_session": (sa.Date, [mark.last for mark in marks.values()]),
-        }
-        made = self.rows(connection, "made", columns)
-        values = {
-            "source": sa.literal(series.source),
-            "timeframe": sa.literal(series.timeframe),
-            **{column.name: column for column in made.c},
-            "run_id": sa.literal(series.run_id, sa.Uuid),
-        }
-        return self.insert_missing(connection, watermark, values, sa.select(*values.values()))
+        return None
 
     # -- bars --------------------------------------------------------------------------------------------------
 

@@ -64,7 +64,18 @@ def lock_all_marks(connection: sa.Connection, timeframe: str, tickers: Iterable[
 
 def make_marks(connection: sa.Connection, series: Series, marks: Mapping[str, Watermark]) -> int:
     """Make watermarks that are not there; how many were made, the others being somebody else's by now."""
-    return database_of(connection).make_marks(connection, series, {name: marks[name] for name in sorted(marks)})
+    database = database_of(connection)
+    count = database.make_marks(connection, series, {name: marks[name] for name in sorted(marks)})
+    if count is not None:
+        return count
+    made = database.rows(connection, "made", _columns(marks))
+    values = {
+        "source": sa.literal(series.source),
+        "timeframe": sa.literal(series.timeframe),
+        **{column.name: column for column in made.c},
+        "run_id": sa.literal(series.run_id, sa.Uuid),
+    }
+    return database.insert_missing(connection, watermark, values, sa.select(*values.values()))
 
 
 def stretch_marks(connection: sa.Connection, series: Series, asked: Mapping[str, Watermark]) -> dict[str, Watermark]:

@@ -7,6 +7,7 @@ Its surroundings (database, Prefect server, market) are in the environment, as f
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -19,6 +20,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
+
+#: What Prefect and this project load when it is first used.
+_LATE: Final = (
+    "closingbell.store.postgres",
+    "fastapi",
+    "PIL.ImageDraw",
+    "PIL.PngImagePlugin",
+    "prefect.flow_engine",
+    "prefect.utilities.visualization",
+)
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 
@@ -76,6 +87,8 @@ def _main() -> None:
     from benchmarks.plain import without_prefect
     from flows.ingest import ingest
 
+    for module in _LATE:
+        importlib.import_module(module)
     logging.disable(logging.WARNING)
     home = Path(os.environ["CLOSINGBELL_HOME"])
     earlier = set((home / "runs").glob("*.json"))

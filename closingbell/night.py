@@ -148,7 +148,7 @@ def _part(
             plans[name] = plan.sample(grid, cost, request.sample, request.seed, name, timeframe)
         else:
             wanted = grid if request.compare else wanted
-            files = _by_file(grid, ledger, request, now)
+            files = None if cost.flat_interval is None else _by_file(grid, ledger, request, now)
             plans[name] = plan.cheapest(wanted, cost, name, cells.to_ask_by_name(wanted, ledger), timeframe, files)
         closed_by = last_over(name, timeframe, now, extended_hours=request.extended_hours)
         due_by = calendar_for(name).last_due(now)

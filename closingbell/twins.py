@@ -25,6 +25,9 @@ _ONE_BAR_IN: Final = 1021
 #: Spreads what differs over all bits of a product: 2^64 by the golden ratio (Knuth, TAOCP 3, 6.4).
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 
+#: Blocks of keys are joined up to so many: to sort millions of them takes several times their memory.
+_MOST: Final = 65_536
+
 Keys = NDArray[np.uint64]
 
 
@@ -65,7 +68,8 @@ class Twins:
     """Remembers a few bars of each ticker, 12 bytes each; safe to use from several threads."""
 
     def __init__(self) -> None:
-        # Sorted blocks of keys and whose they are, each larger than all after it together, or nearly: few to look in.
+        # Sorted blocks of keys and whose they are, each half full at least, or larger than all after it together, or
+        # nearly: few to look in.
         self._blocks: list[tuple[Keys, NDArray[np.int32]]] = []
         self._tickers: list[str] = []
         self._lock = threading.Lock()
@@ -97,11 +101,16 @@ class Twins:
         keys, whose = np.unique(keys), np.int32(len(self._tickers))
         self._tickers.append(ticker)
         self._blocks.append((keys, np.full(len(keys), whose)))
-        while len(self._blocks) > 1 and len(self._blocks[-2][0]) < 2 * len(self._blocks[-1][0]):
+        while len(self._blocks) > 1 and _are_joined(*(len(keys) for keys, _ in self._blocks[-2:])):
             (late, theirs), (early, others) = self._blocks.pop(), self._blocks.pop()
             keys, owners = np.concatenate([early, late]), np.concatenate([others, theirs])
             order = np.argsort(keys, kind="stable")
             self._blocks.append((keys[order], owners[order]))
+
+
+def _are_joined(early: int, late: int) -> bool:
+    """Whether blocks of so many keys, one after the other, become one."""
+    return early < 2 * late and early + late <= _MOST
 
 
 def telling(bars: Bars) -> NDArray[np.void]:

@@ -36,7 +36,8 @@ loading = logging.getLogger("closingbell.loading")
 #: Transactions at once: while one waits for the disk or for its turn at Python, the other one's rows go in.
 WRITERS: Final = 2
 
-#: Rows that may wait for a writer, and so the most in one transaction, but for a single answer that is larger.
+#: Rows that may wait for a writer, and so the most in one transaction, but for a single answer that is larger. It is
+#: twice as many with those that are being written.
 ROWS: Final = 50_000
 
 #: A transaction of such a part of these is one for a writer of its own; what is less is left to one that is at work.
@@ -113,6 +114,7 @@ class Flusher:
         self._threads: list[threading.Thread] = []
         self._queue: deque[Saving] = deque()
         self._queued = 0  # rows
+        self._writing = 0
         self._idle = 0
         self._written = False
         self._over: ClosingbellError | None = None
@@ -133,7 +135,7 @@ class Flusher:
             if self._cut and not saving.of:
                 saving.parts = [saving.outcome] if saving.outcome.failed else self._cut(saving.outcome)
                 saving.of = len(saving.parts)
-            while self._queued and self._queued + saving.rows > self._most and not (self._over or self._closing):
+            while not (self._over or self._closing or self._has_room(saving.rows)):
                 try:
                     self._change.wait()
                 except BaseException as error:  # a signal: nobody will write it
@@ -261,6 +263,7 @@ class Flusher:
             except BaseException as bug:  # noqa: BLE001  (the same)
                 for each in these:
                     each.failure = each.failure or (None if each.saved else bug)
+            self._writing -= sum(each.rows for each in these if each.saved or each.failure)
             self._change.notify_all()
 
     def _taken(self) -> list[Saving]:
@@ -276,10 +279,16 @@ class Flusher:
                 these.append(self._queue.popleft())
                 rows += these[-1].rows
             self._queued -= rows
+            self._writing += rows
             self._change.notify_all()
             if self._queue:
                 self._arrival.notify()
             return these
+
+    def _has_room(self, rows: int) -> bool:
+        """Whether so many more may wait: what a run holds in memory is bounded, however slow the database is."""
+        queued, held = self._queued + rows, self._queued + self._writing + rows
+        return not self._queued or (queued <= self._most and held <= 2 * self._most)
 
     def _to_wait(self) -> float | None:
         """How many seconds a writer leaves what waits to another one that is at work; None: there is nothing yet."""

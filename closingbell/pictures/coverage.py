@@ -21,6 +21,9 @@ from closingbell.store import pictured
 
 Days = NDArray[np.datetime64]
 
+#: So many times as much as a cell does a gap take while it is put in its place.
+_A_GAP: Final = 16
+
 #: The code of each reason of a gap, in the order of :data:`closingbell.cells.REASONS`.
 _OF_REASON: Final = np.array([CODES[reason] for reason in REASONS], np.uint8)
 
@@ -208,10 +211,11 @@ def of_standing(
     for some in in_blocks(*masks.shape):
         spanned = (sessions >= begins[some]) & (sessions <= ends[some])
         states[some] = np.where(spanned, np.uint8(CODES["stored"]), np.uint8(CODES["not asked for"])) * masks[some]
-    if len(sessions) and len(found.days):
-        columns = np.minimum(np.searchsorted(sessions, found.days), len(sessions) - 1)
-        inside = (sessions[columns] == found.days) & masks[found.rows, columns]
-        states[found.rows[inside], columns[inside]] = _OF_REASON[found.reasons[inside]]
+    for some in in_blocks(len(found.days), _A_GAP) if len(sessions) else ():
+        named, days = found.rows[some], found.days[some]
+        there = np.minimum(np.searchsorted(sessions, days), len(sessions) - 1)
+        inside = (sessions[there] == days) & masks[named, there]
+        states[named[inside], there[inside]] = _OF_REASON[found.reasons[some][inside]]
     rows, columns = positions(found.tickers, sessions, found.wrong)
     inside = masks[rows, columns]
     states[rows[inside], columns[inside]] = CODES["unexplained"]

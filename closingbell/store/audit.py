@@ -152,8 +152,10 @@ def _asked(cells: Cells) -> Cells:
 
 def _spans(connection: sa.Connection, cells: Cells, *, to_instants: bool = False) -> sa.FromClause:
     """First and last session asked of each ticker, as a table; also from when and before when their bars open."""
-    first = cells.mask.argmax(axis=1)
-    last = cells.mask.shape[1] - 1 - cells.mask[:, ::-1].argmax(axis=1)
+    n, m = cells.mask.shape
+    first, last = np.zeros(n, np.intp), np.full(n, m - 1)
+    if not cells.mask.all():  # of most runs it is; numpy would copy the mask, which is one value, n * m times
+        first, last = cells.mask.argmax(axis=1), m - 1 - cells.mask[:, ::-1].argmax(axis=1)
     columns: dict[str, Values] = {
         "ticker": (bar.c.ticker.type, cells.tickers),
         "first_session": (sa.Date, cells.sessions[first].tolist()),

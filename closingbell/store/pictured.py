@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -20,6 +20,8 @@ from closingbell.store.database import database_of
 from closingbell.store.faults import transaction
 from closingbell.store.lives import is_gone
 from closingbell.store.schema import bar, event, gap, run, split, watermark
+
+_T = TypeVar("_T", bound=np.generic)
 
 #: Rows that are read at once: a ledger may have more gaps than fit into memory as rows.
 _AT_ONCE: Final = 50_000
@@ -38,7 +40,7 @@ class Standing:
     Attributes:
         tickers: n tickers.
         marks: the watermarks of those that have one.
-        rows: the ticker of each gap, a position in ``tickers``; shape (k,), intp.
+        rows: the ticker of each gap, a position in ``tickers``; shape (k,), int32.
         days: its session; shape (k,), datetime64[D].
         reasons: why, a position in :data:`closingbell.cells.REASONS`; shape (k,), uint8.
         first: the first session looked at; None: nothing is known of any ticker.
@@ -48,7 +50,7 @@ class Standing:
 
     tickers: tuple[str, ...]
     marks: Mapping[str, Watermark]
-    rows: NDArray[np.intp]
+    rows: NDArray[np.int32]
     days: NDArray[np.datetime64]
     reasons: NDArray[np.uint8]
     first: date | None
@@ -122,7 +124,7 @@ def standing(
             first = first or min(mark.first for mark in marks.values())
             last = last or max(mark.last for mark in marks.values())
         if not marks or first is None or last is None:
-            none = np.zeros(0, np.intp), np.zeros(0, "M8[D]"), np.zeros(0, np.uint8)
+            none = np.zeros(0, np.int32), np.zeros(0, "M8[D]"), np.zeros(0, np.uint8)
             return Standing(names, marks, *none, first, last)
         wanted = [gap.c.source == source, gap.c.timeframe == timeframe, gap.c.session.between(first, last)]
         if tickers is not None:
@@ -134,19 +136,26 @@ def standing(
 
 def _gaps(
     connection: sa.Connection, query: sa.Select[Any], tickers: Sequence[str]
-) -> tuple[NDArray[np.intp], NDArray[np.datetime64], NDArray[np.uint8]]:
+) -> tuple[NDArray[np.int32], NDArray[np.datetime64], NDArray[np.uint8]]:
     row = {ticker: i for i, ticker in enumerate(tickers)}
     code = {reason: i for i, reason in enumerate(REASONS)}
-    parts: list[tuple[Any, Any, Any]] = []
+    rows, days, reasons = [np.zeros(0, np.int32)], [np.zeros(0, "M8[D]")], [np.zeros(0, np.uint8)]
     for block in database_of(connection).selected(connection, query, _AT_ONCE):
         names, why = block["ticker"], block["reason"]
-        rows = np.array([row.get(name, -1) for name in names.texts or ()], np.intp)[names.values]
+        places = np.array([row.get(name, -1) for name in names.texts or ()], np.int32)[names.values]
         codes = np.array([code[reason] for reason in why.texts or ()], np.uint8)[why.values]
-        known = rows >= 0
-        parts.append((rows[known], block["session"].values[known], codes[known]))
-    none = (np.zeros(0, np.intp), np.zeros(0, "M8[D]"), np.zeros(0, np.uint8))
-    rows, days, reasons = (np.concatenate(column) for column in zip(none, *parts, strict=True))
-    return rows, days, reasons
+        known = places >= 0
+        rows.append(places[known])
+        days.append(block["session"].values[known])
+        reasons.append(codes[known])
+    return _whole(rows), _whole(days), _whole(reasons)
+
+
+def _whole(parts: list[NDArray[_T]]) -> NDArray[_T]:
+    """One array of its parts, which are given up: of a new market's gaps there are millions."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
 
 
 def _wrong(

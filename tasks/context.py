@@ -32,6 +32,14 @@ FEW: Final = 10
 _PROBES: Final = 3
 
 
+def known_splits(store: Store, source: str, tickers: Iterable[str]) -> dict[str, list[Split]]:
+    """The splits of these tickers that a vendor is known to have told of, by ticker."""
+    splits: dict[str, list[Split]] = {}
+    for split in store.facts.splits(source, tickers):
+        splits.setdefault(split.ticker, []).append(split)
+    return splits
+
+
 def _alone(call: Call, market_days: int) -> bool:
     """Whether a call's bars are judged without those beside them: too many tickers, or too scattered ones."""
     return isinstance(call, FlatFile) or (isinstance(call, MarketDay) and market_days > FEW)

@@ -25,13 +25,12 @@ from closingbell.parts import in_batches
 from closingbell.plan import TickerRange
 from closingbell.request import Request
 from closingbell.settings import Settings, load
-from closingbell.sources.base import Split
 from closingbell.sources.flatfiles import FlatFiles
 from closingbell.sources.offers import Batched, reaching
 from closingbell.store import Store, open_store
 from infra import embedded, migrations
 from tasks import vendors
-from tasks.context import Context
+from tasks.context import Context, known_splits
 from tasks.flush import Flusher
 from tasks.gates import Gates
 from tasks.logs import in_run_log
@@ -132,9 +131,8 @@ class Resources:
 
     def look_around(self, night: Night) -> None:
         """Learn which tickers have bars, and the known splits, of a run that is about to make its calls."""
-        request, splits, contexts = night.request, dict[str, list[Split]](), list[Context]()
-        for split in self.store.facts.splits(request.source, request.tickers):
-            splits.setdefault(split.ticker, []).append(split)
+        request, contexts = night.request, list[Context]()
+        splits = known_splits(self.store, request.source, request.tickers)
         for part in night.parts:
             known = self.store.records.tickers(part.source, part.timeframe)
             days = sum(each.market_days for each in part.plans.values())

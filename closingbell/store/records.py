@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import partial
 from typing import Any, Final
@@ -41,11 +41,32 @@ from closingbell.store.ticker import of_ticker
 #: What is counted of a run while it goes on; see :func:`closingbell.store.marks.counted`.
 COUNTERS: Final = ("actual_calls", "done_cells", "accepted_bars", "inserted", "rewritten")
 
+#: In the plan of a run that is begun once more, by another process.
+RESUMED: Final = "resumed"
+
+#: The flows whose runs sweep up what came market day by market day.
+_SWEEPING: Final = ("ingest", "backfill", "retry-failed", "reconcile")
+
 #: So many runs are looked through for the last recheck.
 _RUNS: Final = 50
 
 #: Cells of a grid from which on it is reconciled in halves.
 _MANY: Final = 250_000
+
+
+@dataclass(frozen=True, slots=True)
+class Unswept:
+    """Daily bars that nobody has looked at once more since they came market day by market day.
+
+    Attributes:
+        first: the first session.
+        last: the last one.
+        tickers: whose; also some that came by range, or not at all.
+    """
+
+    first: date
+    last: date
+    tickers: tuple[str, ...]
 
 
 class Records:
@@ -88,6 +109,7 @@ class Records:
             drop_old(connection)
             database_of(connection).forget(connection)
             if connection.execute(sa.select(run.c.run_id).where(run.c.run_id == run_id)).first():
+                values["plan"] = {**plan, RESUMED: True}
                 connection.execute(sa.update(run).where(run.c.run_id == run_id).values(**values))
                 return
             now = sa.func.now()
@@ -157,6 +179,37 @@ class Records:
                 if timeframe in asked.get("timeframes", [asked["timeframe"]]) and names <= set(asked["tickers"]):
                     return date.fromisoformat(asked["end"])
         return None
+
+    @persistent
+    def unswept(self, source: str, run_id: UUID) -> list[Unswept]:
+        """What runs had fetched by market day that were killed, or had to stop, before they swept up after themselves.
+
+        A run that ends in order has seen to those that had ended when it began: of them nothing is left.
+
+        Args:
+            source: the vendor.
+            run_id: the run that asks; where it was begun before, what it was asked for then is among it.
+        """
+        in_order = run.c.state.in_(("Completed", "PartiallyCompleted"))
+        since = (
+            sa.select(sa.func.max(run.c.started_at))
+            .where(run.c.source == source, run.c.timeframe == "1d", run.c.flow.in_(_SWEEPING), in_order)
+            .scalar_subquery()
+        )
+        left = sa.and_(~in_order, run.c.state != "Running", sa.or_(since.is_(None), run.c.ended_at > since))
+        query = (
+            sa.select(run.c.run_id, run.c.asked, run.c.plan, run.c.report)
+            .where(run.c.source == source, run.c.flow.in_(_SWEEPING), sa.or_(run.c.run_id == run_id, left))
+            .order_by(run.c.started_at)
+        )
+        with transaction(self._engine) as connection:
+            rows = connection.execute(query).all()
+        return [
+            Unswept(date.fromisoformat(asked["start"]), date.fromisoformat(asked["end"]), tuple(asked["tickers"]))
+            for whose, asked, plan, report in rows
+            if "1d" in asked.get("timeframes", [asked["timeframe"]])
+            and (plan.get(RESUMED) if whose == run_id else _is_unswept(plan, report))
+        ]
 
     @persistent
     def ledger(
@@ -492,6 +545,11 @@ class Records:
         """What is known of one ticker; see :func:`closingbell.store.ticker.of_ticker`."""
         with transaction(self._engine) as connection:
             return of_ticker(connection, ticker, limit)
+
+
+def _is_unswept(plan: Mapping[str, Any], report: Mapping[str, Any] | None) -> bool:
+    """Whether a run fetched by market day and did not come to its end."""
+    return bool(plan.get("market_days")) and (report is None or "error" in report)
 
 
 def _marks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -105,6 +106,25 @@ def test_a_price_in_cents_is_no_price_in_dollars(
     assert told["gaps"] == {"quarantined": 1}
     assert told["unexplained"] == {}
     assert any(f"SPY {days}" in line for line in report.lines(told))
+
+
+def test_what_a_run_that_had_to_stop_did_not_look_at_once_more_the_next_one_does(nights: Nights, store: Store) -> None:
+    """Many market days are judged by their neighbours when all are there, which a stopped run does not come to."""
+    asked = {"tickers": list(load("sp500")[:60]), "start": "2026-01-26", "end": "2026-03-06"}
+    bad = (asked["tickers"][7], "2026-01-29")
+    nights.market.fault("scale", factor=100, tickers=[bad[0]], first=bad[1], last=bad[1])
+    nights.market.fault("status", status=401, path="/grouped/", after=12)
+    told = nights.ingest(**asked)
+    assert told["plan"]["market_days"] == 29
+    assert "401" in told["error"]
+    stored = "SELECT count(*) FROM bar WHERE ticker = :ticker AND session = '2026-01-29'"
+    assert rows(store, stored, ticker=bad[0]) == [(1,)]
+    nights.market.clear_faults()
+    told = nights.ingest(**asked)
+    assert rows(store, "SELECT ticker, CAST(session AS text), rule FROM quarantine") == [(*bad, "hundredfold")]
+    assert rows(store, stored, ticker=bad[0]) == [(0,)]
+    assert (told["gaps"], told["unexplained"]) == ({"quarantined": 1}, {})
+    assert store.records.unswept("polygon", uuid4()) == []
 
 
 def test_the_newest_night_in_cents_never_reaches_the_table(nights: Nights, store: Store) -> None:

@@ -45,6 +45,44 @@ def test_the_last_recheck_that_got_all_it_asked_for(store: Store) -> None:
     assert rechecked("AAPL") == date(2024, 2, 6)
 
 
+def test_what_runs_left_unswept_is_there_until_one_ends_in_order(store: Store) -> None:
+    mine, days = uuid4(), {"market_days": 12}
+    known = {"source": "polygon", "timeframe": "1d", "tickers": ["AAPL", "MSFT"], **SPAN}
+
+    def begun(flow: str = "ingest", plan: dict[str, int] = days, run_id: UUID | None = None, **asked: Any) -> UUID:
+        run_id = run_id or uuid4()
+        store.records.start_run(run_id, flow, {**known, **asked}, {"planned_calls": 1, "cells": 1, **plan})
+        return run_id
+
+    def end(run_id: UUID, state: str, **report: Any) -> None:
+        store.records.end_run(run_id, state, {"actual_calls": 1, **report})
+
+    def left(run_id: UUID = mine) -> list[tuple[str, ...]]:
+        return [each.tickers for each in store.records.unswept("polygon", run_id)]
+
+    end(begun(tickers=["SWEPT"]), "PartiallyCompleted")
+    end(begun(tickers=["SWEPT TOO"]), "Failed")  # all its calls failed, but it came to its end
+    end(begun(tickers=["RANGES"], plan={"market_days": 0}), "Failed", error="a wrong key")
+    end(begun(tickers=["MINUTES"], timeframe="1m"), "Failed", error="a wrong key")
+    end(begun("facts", tickers=["FACTS"]), "Failed", error="a wrong key")
+    end(begun(tickers=["ANOTHER'S"], source="databento"), "Failed", error="a wrong key")
+    assert left() == []
+    end(begun(tickers=["STOPPED"]), "Failed", error="a wrong key")
+    begun(tickers=["KILLED"])
+    with store.records.alive(alive := begun(tickers=["ALIVE"])):
+        begun(run_id=mine)  # finds the one that was killed
+        assert left() == [("STOPPED",), ("KILLED",)]
+        assert store.records.unswept("databento", mine)[0].tickers == ("ANOTHER'S",)
+        assert store.records.unswept("polygon", mine)[0].first == date(2024, 1, 2)
+        end(mine, "Completed")
+        assert left() == []
+    end(alive, "Cancelled", error="the run was stopped by Ctrl-C")
+    again = begun()
+    assert left(again) == [("ALIVE",)]
+    begun(run_id=again)  # by another process, for the first one was killed
+    assert left(again) == [("ALIVE",), ("AAPL", "MSFT")]
+
+
 def test_tickers_that_lost_their_watermark_are_known_from_what_was_asked(store: Store) -> None:
     limits = {"MSFT": ["2024-01-08", None], "GONE": [None, "2024-01-10"], "NEVER": ["2024-03-01", None]}
     names = ("AAPL", "MSFT", "GONE", "NEVER")

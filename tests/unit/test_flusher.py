@@ -141,6 +141,25 @@ def test_a_transaction_has_its_bound_and_who_comes_then_waits_for_room() -> None
     assert database.groups == [["BUSY0"], ["A", "B", "C"], ["LARGE"], ["D"]]
 
 
+def test_what_is_being_written_takes_room_too() -> None:
+    database = Database()
+    flusher = Flusher(database, writers=2, rows=15, hold=0.0)
+    occupied(database, flusher, 2)  # twenty rows
+    flusher.put(saving("A", rows=5))
+    put = threading.Event()
+
+    def put_more() -> None:
+        flusher.put(saving("B", rows=10))
+        put.set()
+
+    threading.Thread(target=put_more, daemon=True).start()
+    assert not put.wait(0.2), "fifteen rows may wait, but no more than thirty are held"
+    database.let.set()
+    assert put.wait(10)
+    flusher.close()
+    assert sorted(name for group in database.groups for name in group) == ["A", "B", "BUSY0", "BUSY1"]
+
+
 def test_the_first_transaction_is_alone() -> None:
     """Two that make the same new tickers' watermarks at once would cost one of them a wait."""
     database = Database()

@@ -6,6 +6,7 @@ import pickle
 from typing import cast
 
 import numpy as np
+import pytest
 
 from closingbell.bars import BAR, Bars
 from closingbell.store import Store
@@ -35,6 +36,17 @@ def test_the_same_series_under_another_ticker() -> None:
     assert twins.claim("B", series("B", 1_000, seed=1)) is None
     for first, last in ((0, 1_000), (300, 400), (990, 1_000), (500, 540)):
         assert twins.claim("C", part(whole, first, last, "C")) == "A", (first, last)
+
+
+def test_each_of_many_is_known_however_their_keys_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("closingbell.twins._MOST", 256)
+    twins = Twins()
+    for number in range(60):
+        assert twins.claim(f"T{number}", series("T", 300, seed=number)) is None
+    assert max(len(keys) for keys, _ in twins._blocks) <= 256
+    assert len(twins._blocks) < 20
+    for number in range(60):
+        assert twins.claim("OTHER", part(series("T", 300, seed=number), 100, 200, "OTHER")) == f"T{number}"
 
 
 def test_one_bar_has_to_say_enough() -> None:

@@ -149,9 +149,10 @@ def _cancel(run_id: UUID) -> None:
     """Call a run off that nobody waits for any more, so that the next start does not begin with it."""
     import httpx
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
     from prefect.states import Cancelled, Cancelling
 
-    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+    with suppress(httpx.HTTPError, ObjectNotFound), get_client(sync_client=True) as client:
         state = client.read_flow_run(run_id).state
         if state and not state.is_final():
             client.set_flow_run_state(run_id, Cancelling() if state.is_running() else Cancelled())
@@ -161,17 +162,25 @@ def wait_for_run(run_id: UUID, check: Callable[[], None]) -> State[Any]:
     """Wait until the run is over, however long that takes, also while the server is started again.
 
     Raises:
-        FatalError: the server does not come back.
+        FatalError: the server does not come back, or somebody has deleted the run.
     """
     import httpx
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     heard = time.monotonic()
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
         while True:
             with suppress(httpx.HTTPError):
-                state = client.read_flow_run(run_id).state
+                try:
+                    state = client.read_flow_run(run_id).state
+                except ObjectNotFound:
+                    raise FatalError(
+                        "somebody has deleted the run in Prefect",
+                        value=run_id,
+                        fix="Start another one: what is stored stays, and it goes on where this one was.",
+                    ) from None
                 heard = time.monotonic()
                 if state and state.is_final():
                     return state

@@ -22,7 +22,7 @@ from closingbell.night import with_former, work_out
 from closingbell.request import Request, build
 from closingbell.settings import Settings
 from closingbell.sources.offers import priced
-from closingbell.store.records import as_run_id
+from closingbell.store.records import SWEEP, as_run_id
 from tasks import night as steps
 from tasks.batch import Work, lanes, leave_untried
 from tasks.derive import derive_all
@@ -32,7 +32,7 @@ from tasks.memory import keep_modules
 from tasks.resources import Resources, opened
 from tasks.runners import fetching
 from tasks.splits import look_at_splits
-from tasks.sweep import sweep_up
+from tasks.sweep import market_span, sweep_up
 
 #: What ends a run because somebody wants it to, in words.
 _ASKED_TO: Final = {KeyboardInterrupt: "Ctrl-C", TerminationSignal: "a cancellation, or a shutdown (SIGTERM)"}
@@ -164,9 +164,10 @@ def _night(run: Run) -> State[Any]:
     judges = {(part.timeframe, name): judge for part in night.parts for name, judge in part.judges.items()}
     work = Work(run.run_id, request.source, run.now, judges, mark)
     with store.records.alive(run.run_id):
-        store.records.start_run(
-            run.run_id, run.flow, request.as_dict(), {**night.plan.summary(), "told": told}, run.now
-        )
+        span = market_span(night)
+        announced = {**night.plan.summary(), "told": told}
+        announced |= {SWEEP: [day.isoformat() for day in span]} if span else {}
+        store.records.start_run(run.run_id, run.flow, request.as_dict(), announced, run.now)
         for part in night.parts:
             if part.damage:
                 store.records.mend(run.run_id, part.source, part.timeframe, part.damage, run.now)

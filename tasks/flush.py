@@ -37,7 +37,7 @@ loading = logging.getLogger("closingbell.loading")
 WRITERS: Final = 2
 
 #: Rows that may wait for a writer, and so the most in one transaction, but for a single answer that is larger. It is
-#: twice as many with those that are being written.
+#: twice as many with those that are being written, and an answer more.
 ROWS: Final = 50_000
 
 #: A transaction of such a part of these is one for a writer of its own; what is less is left to one that is at work.
@@ -114,7 +114,7 @@ class Flusher:
         self._threads: list[threading.Thread] = []
         self._queue: deque[Saving] = deque()
         self._queued = 0  # rows
-        self._writing = 0
+        self._writing = 0  # rows, of each transaction a large one's at most
         self._idle = 0
         self._written = False
         self._over: ClosingbellError | None = None
@@ -263,7 +263,7 @@ class Flusher:
             except BaseException as bug:  # noqa: BLE001  (the same)
                 for each in these:
                     each.failure = each.failure or (None if each.saved else bug)
-            self._writing -= sum(each.rows for each in these if each.saved or each.failure)
+            self._writing -= sum(min(each.rows, self._most) for each in these if each.saved or each.failure)
             self._change.notify_all()
 
     def _taken(self) -> list[Saving]:
@@ -279,7 +279,7 @@ class Flusher:
                 these.append(self._queue.popleft())
                 rows += these[-1].rows
             self._queued -= rows
-            self._writing += rows
+            self._writing += min(rows, self._most)
             self._change.notify_all()
             if self._queue:
                 self._arrival.notify()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import date, timedelta
 from typing import Final
 
@@ -49,32 +48,46 @@ def sweep_up(work: Work, night: Night, resources: Resources) -> Tally:
             found += [records.shared(work.run_id, part.timeframe, pair) for pair in sorted(context.shared)]
             for bars in found:
                 _take_out(bars, ("same_series",) * len(bars), work, resources, tally)
-    for left in _left(work, night, resources):
-        splits = resources.context_of("1d").splits
-        if not set(left.tickers) <= set(night.request.tickers):
-            splits = known_splits(resources.store, work.source, left.tickers)
-        for together in batches(left.tickers, _TOGETHER):
-            series = records.series(work.source, "1d", together, left.first - NEAR, left.last + NEAR)
-            odd, rules = _odd(series, splits, left.first - _EARLIER, left.last)
-            _take_out(odd, rules, work, resources, tally)
+    if any(part.timeframe == "1d" for part in night.parts):
+        if span := market_span(night):
+            whose = tuple(dict.fromkeys(ticker for call in _market_days(night) for ticker in tickers(call)))
+            _sweep(Unswept(work.run_id, *span, whose), work, night, resources, tally)
+        _sweep_after_others(work, night, resources, tally)
     tally.spend("checks", time.perf_counter() - begun)
     return tally
 
 
-def _left(work: Work, night: Night, resources: Resources) -> list[Unswept]:
-    """What is to be swept: this run's market days, and those of earlier runs that did not come to it."""
-    if not any(part.timeframe == "1d" for part in night.parts):
-        return []
-    days = [call for call in night.plan.calls if isinstance(call, MarketDay) and call.timeframe == "1d"]
-    left = []
-    if days:
-        whose = tuple(dict.fromkeys(ticker for call in days for ticker in tickers(call)))
-        left = [Unswept(min(call.session for call in days), max(call.session for call in days), whose)]
-    for earlier in resources.store.records.unswept(work.source, work.run_id):
-        stocks = tuple(ticker for ticker in earlier.tickers if asset_class(ticker) == "stocks")
-        log.info("sweeping up after a run that did not: %s to %s, %d tickers", earlier.first, earlier.last, len(stocks))
-        left.append(replace(earlier, tickers=stocks))
-    return left
+def market_span(night: Night) -> tuple[date, date] | None:
+    """The first and the last of a run's market days; None: it has none of daily bars."""
+    days = [call.session for call in _market_days(night)]
+    return (min(days), max(days)) if days else None
+
+
+def _market_days(night: Night) -> list[MarketDay]:
+    return [call for call in night.plan.calls if isinstance(call, MarketDay) and call.timeframe == "1d"]
+
+
+def _sweep_after_others(work: Work, night: Night, resources: Resources, tally: Tally) -> None:
+    """Look at what runs left that were killed, or had to stop, before they came to it."""
+    records = resources.store.records
+    earlier = records.unswept(work.source, work.run_id)
+    for left in earlier:
+        before = tally.quarantined
+        _sweep(left, work, night, resources, tally)
+        count = tally.quarantined - before
+        log.info("swept up after run %s, %s to %s: %d bars taken out", left.run_id, left.first, left.last, count)
+    records.swept(left.run_id for left in earlier if left.run_id != work.run_id)
+
+
+def _sweep(left: Unswept, work: Work, night: Night, resources: Resources, tally: Tally) -> None:
+    stocks = [ticker for ticker in left.tickers if asset_class(ticker) == "stocks"]
+    splits = resources.context_of("1d").splits
+    if not set(stocks) <= set(night.request.tickers):
+        splits = known_splits(resources.store, work.source, stocks)
+    for together in batches(stocks, _TOGETHER):
+        series = resources.store.records.series(work.source, "1d", together, left.first - NEAR, left.last + NEAR)
+        odd, rules = _odd(series, splits, left.first - _EARLIER, left.last)
+        _take_out(odd, rules, work, resources, tally)
 
 
 def _odd(bars: Bars, splits: Mapping[str, Sequence[Split]], first: date, last: date) -> tuple[Bars, tuple[str, ...]]:

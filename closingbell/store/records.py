@@ -41,13 +41,13 @@ from closingbell.store.ticker import of_ticker
 #: What is counted of a run while it goes on; see :func:`closingbell.store.marks.counted`.
 COUNTERS: Final = ("actual_calls", "done_cells", "accepted_bars", "inserted", "rewritten")
 
-#: In the plan of a run that is begun once more, by another process.
-RESUMED: Final = "resumed"
+#: In a run's plan: the first and the last of its market days, which it looks at once more when all have come.
+SWEEP: Final = "sweep"
 
-#: The flows whose runs sweep up what came market day by market day.
-_SWEEPING: Final = ("ingest", "backfill", "retry-failed", "reconcile")
+#: In the plan of a run that another process began, and did not sweep up.
+_RESUMED: Final = "resumed"
 
-#: So many runs are looked through for the last recheck.
+#: So many runs are looked through for the last recheck, and for what was left unswept.
 _RUNS: Final = 50
 
 #: Cells of a grid from which on it is reconciled in halves.
@@ -59,11 +59,13 @@ class Unswept:
     """Daily bars that nobody has looked at once more since they came market day by market day.
 
     Attributes:
+        run_id: the run that fetched them.
         first: the first session.
         last: the last one.
         tickers: whose; also some that came by range, or not at all.
     """
 
+    run_id: UUID
     first: date
     last: date
     tickers: tuple[str, ...]
@@ -108,8 +110,9 @@ class Records:
             bury(connection)
             drop_old(connection)
             database_of(connection).forget(connection)
-            if connection.execute(sa.select(run.c.run_id).where(run.c.run_id == run_id)).first():
-                values["plan"] = {**plan, RESUMED: True}
+            before = connection.execute(sa.select(run.c.plan, run.c.report).where(run.c.run_id == run_id)).first()
+            if before:
+                values |= {"plan": _resumed(plan, *before), "report": None}
                 connection.execute(sa.update(run).where(run.c.run_id == run_id).values(**values))
                 return
             now = sa.func.now()
@@ -184,32 +187,36 @@ class Records:
     def unswept(self, source: str, run_id: UUID) -> list[Unswept]:
         """What runs had fetched by market day that were killed, or had to stop, before they swept up after themselves.
 
-        A run that ends in order has seen to those that had ended when it began: of them nothing is left.
-
         Args:
             source: the vendor.
-            run_id: the run that asks; where it was begun before, what it was asked for then is among it.
+            run_id: the run that asks: what an earlier process of it left is among it.
         """
         in_order = run.c.state.in_(("Completed", "PartiallyCompleted"))
-        since = (
-            sa.select(sa.func.max(run.c.started_at))
-            .where(run.c.source == source, run.c.timeframe == "1d", run.c.flow.in_(_SWEEPING), in_order)
-            .scalar_subquery()
-        )
-        left = sa.and_(~in_order, run.c.state != "Running", sa.or_(since.is_(None), run.c.ended_at > since))
+        ended = sa.and_(~in_order, run.c.state != "Running", run.c.accepted_bars > 0)
         query = (
             sa.select(run.c.run_id, run.c.asked, run.c.plan, run.c.report)
-            .where(run.c.source == source, run.c.flow.in_(_SWEEPING), sa.or_(run.c.run_id == run_id, left))
-            .order_by(run.c.started_at)
+            .where(run.c.source == source, sa.or_(run.c.run_id == run_id, ended))
+            .order_by(run.c.started_at.desc())
+            .limit(_RUNS)
         )
         with transaction(self._engine) as connection:
             rows = connection.execute(query).all()
-        return [
-            Unswept(date.fromisoformat(asked["start"]), date.fromisoformat(asked["end"]), tuple(asked["tickers"]))
-            for whose, asked, plan, report in rows
-            if "1d" in asked.get("timeframes", [asked["timeframe"]])
-            and (plan.get(RESUMED) if whose == run_id else _is_unswept(plan, report))
-        ]
+        left = []
+        for whose, asked, plan, report in reversed(rows):
+            if _is_unswept(plan, report) and (whose != run_id or _RESUMED in plan):
+                first, last = map(date.fromisoformat, plan[SWEEP])
+                left.append(Unswept(whose, first, last, tuple(asked["tickers"])))
+        return left
+
+    @persistent
+    def swept(self, run_ids: Iterable[UUID]) -> None:
+        """Note that nothing of these runs, which have ended, is left to be swept."""
+        with transaction(self._engine) as connection:
+            for run_id in run_ids:
+                mine = run.c.run_id == run_id
+                plan = connection.execute(sa.select(run.c.plan).where(mine)).scalar_one()
+                kept = {name: value for name, value in plan.items() if name != SWEEP}
+                connection.execute(sa.update(run).where(mine).values(plan=kept))
 
     @persistent
     def ledger(
@@ -549,7 +556,15 @@ class Records:
 
 def _is_unswept(plan: Mapping[str, Any], report: Mapping[str, Any] | None) -> bool:
     """Whether a run fetched by market day and did not come to its end."""
-    return bool(plan.get("market_days")) and (report is None or "error" in report)
+    return SWEEP in plan and (report is None or "error" in report)
+
+
+def _resumed(plan: Mapping[str, Any], before: Mapping[str, Any], report: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The plan of a run that was begun before, with what was left to be swept then."""
+    if not _is_unswept(before, report):
+        return dict(plan)
+    days = sorted([*before[SWEEP], *plan.get(SWEEP, ())])  # ISO dates
+    return {**plan, SWEEP: [days[0], days[-1]], _RESUMED: True}
 
 
 def _marks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -45,42 +46,68 @@ def test_the_last_recheck_that_got_all_it_asked_for(store: Store) -> None:
     assert rechecked("AAPL") == date(2024, 2, 6)
 
 
-def test_what_runs_left_unswept_is_there_until_one_ends_in_order(store: Store) -> None:
-    mine, days = uuid4(), {"market_days": 12}
-    known = {"source": "polygon", "timeframe": "1d", "tickers": ["AAPL", "MSFT"], **SPAN}
+def test_what_runs_left_unswept_is_there_until_it_is_swept(store: Store) -> None:
+    mine, first, last = uuid4(), "2024-01-03", "2024-01-30"
+    known = {"source": "polygon", "timeframe": "1d", **SPAN}
 
-    def begun(flow: str = "ingest", plan: dict[str, int] = days, run_id: UUID | None = None, **asked: Any) -> UUID:
-        run_id = run_id or uuid4()
-        store.records.start_run(run_id, flow, {**known, **asked}, {"planned_calls": 1, "cells": 1, **plan})
+    def begun(
+        ticker: str, run_id: UUID | None = None, days: Sequence[str] = (first, last), count: int = 1, **asked: Any
+    ) -> UUID:
+        run_id, plan = run_id or uuid4(), {"planned_calls": 1, "cells": 1, **({"sweep": list(days)} if days else {})}
+        store.records.start_run(run_id, "ingest", {**known, "tickers": [ticker], **asked}, plan)
+        with store.engine.begin() as connection:
+            connection.execute(sa.update(run).where(run.c.run_id == run_id).values(accepted_bars=count))
         return run_id
 
     def end(run_id: UUID, state: str, **report: Any) -> None:
         store.records.end_run(run_id, state, {"actual_calls": 1, **report})
 
-    def left(run_id: UUID = mine) -> list[tuple[str, ...]]:
-        return [each.tickers for each in store.records.unswept("polygon", run_id)]
+    def left(run_id: UUID = mine, source: str = "polygon") -> list[tuple[str, str, str]]:
+        found = store.records.unswept(source, run_id)
+        return [(each.tickers[0], each.first.isoformat(), each.last.isoformat()) for each in found]
 
-    end(begun(tickers=["SWEPT"]), "PartiallyCompleted")
-    end(begun(tickers=["SWEPT TOO"]), "Failed")  # all its calls failed, but it came to its end
-    end(begun(tickers=["RANGES"], plan={"market_days": 0}), "Failed", error="a wrong key")
-    end(begun(tickers=["MINUTES"], timeframe="1m"), "Failed", error="a wrong key")
-    end(begun("facts", tickers=["FACTS"]), "Failed", error="a wrong key")
-    end(begun(tickers=["ANOTHER'S"], source="databento"), "Failed", error="a wrong key")
+    end(begun("SWEPT"), "PartiallyCompleted")
+    end(begun("SWEPT TOO"), "Failed")  # all its calls failed, but it came to its end
+    end(begun("RANGES", days=()), "Failed", error="a wrong key")
+    end(begun("NO BARS", count=0), "Failed", error="a wrong key")
+    end(begun("ANOTHER'S", source="databento"), "Failed", error="a wrong key")
     assert left() == []
-    end(begun(tickers=["STOPPED"]), "Failed", error="a wrong key")
-    begun(tickers=["KILLED"])
-    with store.records.alive(alive := begun(tickers=["ALIVE"])):
-        begun(run_id=mine)  # finds the one that was killed
-        assert left() == [("STOPPED",), ("KILLED",)]
-        assert store.records.unswept("databento", mine)[0].tickers == ("ANOTHER'S",)
-        assert store.records.unswept("polygon", mine)[0].first == date(2024, 1, 2)
-        end(mine, "Completed")
+    end(begun("STOPPED"), "Failed", error="a wrong key")
+    begun("KILLED")
+    with store.records.alive(alive := begun("ALIVE")):
+        begun("MINE", run_id=mine)  # finds the one that was killed
+        assert left() == [("STOPPED", first, last), ("KILLED", first, last)]
+        assert left(source="databento") == [("ANOTHER'S", first, last)]
+        store.records.swept(each.run_id for each in store.records.unswept("polygon", mine))
         assert left() == []
     end(alive, "Cancelled", error="the run was stopped by Ctrl-C")
-    again = begun()
-    assert left(again) == [("ALIVE",)]
-    begun(run_id=again)  # by another process, for the first one was killed
-    assert left(again) == [("ALIVE",), ("AAPL", "MSFT")]
+    assert left() == [("ALIVE", first, last)]
+
+
+def test_what_a_run_left_that_is_begun_once_more_is_its_own(store: Store) -> None:
+    other, run_id, known = uuid4(), uuid4(), {"source": "polygon", "timeframe": "1d", "tickers": ["A"], **SPAN}
+
+    def begin(*days: str) -> None:
+        plan = {"planned_calls": 1, "cells": 1, **({"sweep": list(days)} if days else {})}
+        store.records.start_run(run_id, "ingest", known, plan)
+        with store.engine.begin() as connection:
+            connection.execute(sa.update(run).where(run.c.run_id == run_id).values(accepted_bars=1))
+
+    def left(asking: UUID) -> list[tuple[date, date]]:
+        return [(each.first, each.last) for each in store.records.unswept("polygon", asking)]
+
+    begin("2024-01-03", "2024-01-20")
+    assert left(run_id) == [], "what it fetches itself it knows"
+    begin("2024-01-18", "2024-01-30")  # by another process, for the first one was killed
+    assert left(run_id) == [(date(2024, 1, 3), date(2024, 1, 30))]
+    begin()
+    assert left(run_id) == [(date(2024, 1, 3), date(2024, 1, 30))]
+    assert left(other) == [], "it lives"
+    store.records.end_run(run_id, "Failed", {"actual_calls": 1})  # in order
+    assert left(other) == []
+    begin("2024-01-31", "2024-01-31")
+    start(store)  # finds that it died
+    assert left(other) == [(date(2024, 1, 31), date(2024, 1, 31))], "whatever it reported before"
 
 
 def test_tickers_that_lost_their_watermark_are_known_from_what_was_asked(store: Store) -> None:

@@ -185,7 +185,7 @@ def _databases(stack: ExitStack) -> dict[str, Kept]:
 
 def _fill(kept: Mapping[str, Kept], bars: Bars, size: int) -> int:
     """Bars of a session by COPY, as a run writes those that are new."""
-    rows = Rows(len(bars), whole_rows(bars, Series("polygon", "1m", uuid4())))
+    rows = Rows(len(bars), whole_rows([bars], Series("polygon", "1m", uuid4())))
     stream = b"".join(iter(lambda: rows.read(), b""))
     for each in kept.values():
         plain = each.bench.url.set(drivername="postgresql").render_as_string(hide_password=False)

@@ -67,7 +67,7 @@ def measure(*, quick: bool = False) -> list[Table]:
 def raw_stream(bars: Bars) -> bytes:
     """The COPY stream of bars, in the order of the key: made before the clock runs."""
     bars = ordered(bars)
-    rows = Rows(len(bars), whole_rows(bars, Series("polygon", "1d", uuid4())))
+    rows = Rows(len(bars), whole_rows([bars], Series("polygon", "1d", uuid4())))
     return b"".join(iter(lambda: rows.read(), b""))
 
 

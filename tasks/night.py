@@ -29,6 +29,7 @@ from tasks import links
 from tasks.batch import Batch, BatchFailedError, Work
 from tasks.endurance import put_artifact
 from tasks.gates import Gates
+from tasks.memory import sweep
 from tasks.pictures import put_coverage
 from tasks.progress import shown
 from tasks.resources import Resources, current
@@ -118,6 +119,7 @@ def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tall
         parts=parts,
     )
     told = ended(resources, work.run_id, told)
+    sweep()  # the picture is of all cells: as much as a transaction takes
     put_coverage(resources, night)
     return told
 

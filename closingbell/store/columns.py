@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -60,19 +61,34 @@ def ordered(bars: Bars) -> Bars:
     return bars if sorted_already else Bars(bars.tickers, bars.rows[order], bars.timeframe)
 
 
+def in_key_order(blocks: Sequence[Bars]) -> Sequence[Bars]:
+    """Blocks of bars, one after the other in the order of the key of ``bar``: these, where they are, and else one."""
+    return blocks if len(blocks) > 1 and _are_in_key_order(blocks) else [ordered(joined(blocks))]
+
+
+def _are_in_key_order(blocks: Sequence[Bars]) -> bool:
+    """Whether each block is of one ticker, after that of the one before, its bars in the order of time."""
+    names = [block.tickers[0].encode() for block in blocks if len(block.tickers) == 1]
+    if len(names) < len(blocks) or any(early >= late for early, late in pairwise(names)):
+        return False
+    return all((block.rows["ts"][1:] >= block.rows["ts"][:-1]).all() for block in blocks)
+
+
 def latest(bars: Bars) -> Bars:
     """Each bar once: of several answers in one flush the last one counts, and a MERGE takes no row twice."""
     return bars.where(is_latest(bars))
 
 
-def apart(fresh: Bars, others: Bars) -> tuple[Bars, Bars]:
+def apart(fresh: Sequence[Bars], others: Bars) -> tuple[Sequence[Bars], Bars]:
     """The same, each bar once: what a later answer brought again takes the place of what an earlier one did."""
-    if not len(fresh) or not len(others):
+    if not fresh or not len(others):
         return fresh, others
-    both = joined([fresh, others])
-    kept, end = is_latest(both), len(fresh)
-    new = Bars(both.tickers, both.rows[:end][kept[:end]], both.timeframe)
-    return new, Bars(both.tickers, both.rows[end:][kept[end:]], both.timeframe)
+    both = joined([*fresh, others])
+    kept, end = is_latest(both), len(both) - len(others)
+    new, known = (
+        Bars(both.tickers, both.rows[part][kept[part]], both.timeframe) for part in (slice(end), slice(end, None))
+    )
+    return [new] if len(new) else [], known
 
 
 def is_latest(bars: Bars) -> NDArray[np.bool_]:

@@ -255,13 +255,14 @@ class Database(ABC):
     # -- bars --------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def load(self, connection: sa.Connection, series: Series, fresh: Bars, others: Bars) -> tuple[int, int]:
+    def load(self, connection: sa.Connection, series: Series, fresh: Sequence[Bars], others: Bars) -> tuple[int, int]:
         """Write bars: insert what is not there, rewrite what differs and keep its old values as a revision.
 
         Args:
             connection: in a transaction that has locked the watermarks of the bars' tickers.
             series: whose bars they are.
-            fresh: bars of cells that have none by the ledger; where one is there all the same, they are compared.
+            fresh: blocks of bars, none empty, of cells that have none by the ledger; where one is there all the same,
+                they are compared.
             others: bars to be compared with those that are stored; of several of one key the last one counts.
 
         Returns:

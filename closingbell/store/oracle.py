@@ -934,8 +934,8 @@ class Oracle(Database):
 
     # -- bars ----------------------------------------------------------------------------------------------------
 
-    def load(self, connection: sa.Connection, series: Series, fresh: Bars, others: Bars) -> tuple[int, int]:
-        bars = latest(joined([fresh, others]))
+    def load(self, connection: sa.Connection, series: Series, fresh: Sequence[Bars], others: Bars) -> tuple[int, int]:
+        bars = latest(joined([*fresh, others]))
         if direct := self._direct_path and len(bars) >= _WORTH_DIRECT_PATH:
             self.lock(connection, "direct path load")  # for as long as its table is read from
             _load_directly(connection.engine, bars)

@@ -41,7 +41,7 @@ class Standing:
         tickers: n tickers.
         marks: the watermarks of those that have one.
         rows: the ticker of each gap, a position in ``tickers``; shape (k,), int32.
-        days: its session; shape (k,), datetime64[D].
+        days: its session, as days since 1970; shape (k,), int32.
         reasons: why, a position in :data:`closingbell.cells.REASONS`; shape (k,), uint8.
         first: the first session looked at; None: nothing is known of any ticker.
         last: the last one.
@@ -51,7 +51,7 @@ class Standing:
     tickers: tuple[str, ...]
     marks: Mapping[str, Watermark]
     rows: NDArray[np.int32]
-    days: NDArray[np.datetime64]
+    days: NDArray[np.int32]
     reasons: NDArray[np.uint8]
     first: date | None
     last: date | None
@@ -124,7 +124,7 @@ def standing(
             first = first or min(mark.first for mark in marks.values())
             last = last or max(mark.last for mark in marks.values())
         if not marks or first is None or last is None:
-            none = np.zeros(0, np.int32), np.zeros(0, "M8[D]"), np.zeros(0, np.uint8)
+            none = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.uint8)
             return Standing(names, marks, *none, first, last)
         wanted = [gap.c.source == source, gap.c.timeframe == timeframe, gap.c.session.between(first, last)]
         if tickers is not None:
@@ -136,17 +136,17 @@ def standing(
 
 def _gaps(
     connection: sa.Connection, query: sa.Select[Any], tickers: Sequence[str]
-) -> tuple[NDArray[np.int32], NDArray[np.datetime64], NDArray[np.uint8]]:
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]:
     row = {ticker: i for i, ticker in enumerate(tickers)}
     code = {reason: i for i, reason in enumerate(REASONS)}
-    rows, days, reasons = [np.zeros(0, np.int32)], [np.zeros(0, "M8[D]")], [np.zeros(0, np.uint8)]
+    rows, days, reasons = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], [np.zeros(0, np.uint8)]
     for block in database_of(connection).selected(connection, query, _AT_ONCE):
         names, why = block["ticker"], block["reason"]
         places = np.array([row.get(name, -1) for name in names.texts or ()], np.int32)[names.values]
         codes = np.array([code[reason] for reason in why.texts or ()], np.uint8)[why.values]
         known = places >= 0
         rows.append(places[known])
-        days.append(block["session"].values[known])
+        days.append(block["session"].values[known].astype("M8[D]").astype(np.int32))
         reasons.append(codes[known])
     return _whole(rows), _whole(days), _whole(reasons)
 

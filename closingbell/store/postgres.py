@@ -33,7 +33,7 @@ from closingbell.bars import BAR, NO_TRADES, VALUES, Bars
 from closingbell.cells import Watermark
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError
 from closingbell.store import copied, partitions
-from closingbell.store.columns import around, ascends, bounds, joined, latest, ordered
+from closingbell.store.columns import around, ascends, bounds, in_key_order, joined, latest, ordered
 from closingbell.store.copy import Field, Rows, parse
 from closingbell.store.database import Database, Series, Values, in_words, ping_idle
 from closingbell.store.faults import (
@@ -846,20 +846,20 @@ class Postgres(Database):
 
     # -- bars ----------------------------------------------------------------------------------------------------
 
-    def load(self, connection: sa.Connection, series: Series, fresh: Bars, others: Bars) -> tuple[int, int]:
+    def load(self, connection: sa.Connection, series: Series, fresh: Sequence[Bars], others: Bars) -> tuple[int, int]:
         inserted = rewritten = 0
-        if len(fresh):
-            if _insert(connection, series, ordered(fresh)):
-                inserted += len(fresh)
+        if fresh:
+            if _insert(connection, series, in_key_order(fresh)):
+                inserted += sum(map(len, fresh))
             else:
                 # Somebody removed ledger rows but left the bars, or another source's bars are there: they are
                 # compared, not trusted to be absent.
-                others = joined([fresh, others])
+                others = joined([*fresh, others])
         if len(others):
             others = ordered(latest(others))
             absent, changed = _compared(connection, series, others)
             if absent.any():
-                if _insert(connection, series, others.where(absent)):
+                if _insert(connection, series, [others.where(absent)]):
                     inserted += int(np.count_nonzero(absent))
                 else:  # another source was quicker just now
                     changed |= absent
@@ -1005,11 +1005,22 @@ class Postgres(Database):
             )
 
 
-def whole_rows(bars: Bars, series: Series) -> Callable[[slice], list[Field]]:
-    """What gives the columns of a part of the bars, as :data:`COPY` has them."""
+def whole_rows(blocks: Sequence[Bars], series: Series) -> Callable[[slice], list[Field]]:
+    """What gives the columns of a part of the blocks' bars, one block after the other, as :data:`COPY` has them.
+
+    Only that part is joined: of all of them it would be a second copy.
+    """
+    ends = np.cumsum([len(block) for block in blocks])
 
     def fields(part: slice) -> list[Field]:
-        rows = bars.rows[part]
+        first, last = np.searchsorted(ends, (part.start, part.stop - 1), side="right").tolist()
+        some = []
+        for block, end in zip(blocks[first : last + 1], ends[first : last + 1].tolist(), strict=True):
+            begin = end - len(block)
+            rows = block.rows[max(part.start - begin, 0) : part.stop - begin]
+            some.append(Bars(block.tickers, rows, block.timeframe))
+        bars = joined(some)
+        rows = bars.rows
         return [
             Field.texts(bars.tickers, rows["ticker"]),
             Field.constant(series.timeframe.encode(), len(rows)),
@@ -1023,10 +1034,10 @@ def whole_rows(bars: Bars, series: Series) -> Callable[[slice], list[Field]]:
     return fields
 
 
-def _insert(connection: sa.Connection, series: Series, bars: Bars) -> bool:
+def _insert(connection: sa.Connection, series: Series, blocks: Sequence[Bars]) -> bool:
     """Write bars that are taken to be absent; False, and nothing is written, where one is there."""
     try:
-        _copy(connection, _SAVEPOINT + COPY, Rows(len(bars), whole_rows(bars, series)))
+        _copy(connection, _SAVEPOINT + COPY, Rows(sum(map(len, blocks)), whole_rows(blocks, series)))
     except psycopg2.errors.UniqueViolation:
         connection.execute(_BACK)
         return False

@@ -242,13 +242,13 @@ class Writer:
             others[written].append(accepted.where(~is_fresh))
         result.quarantined = _quarantine(connection, series, outcomes)
         for written in fresh:
-            new, known = apart(*(joined(by_ticker(blocks[written])) for blocks in (fresh, others)))
-            if not len(new) and not len(known):
+            new, known = apart(by_ticker(fresh[written]), joined(by_ticker(others[written])))
+            if not new and not len(known):
                 continue
             mine = replace(series, origin=written)
             inserted, rewritten = database_of(connection).load(connection, mine, new, known)
             result.inserted, result.rewritten = result.inserted + inserted, result.rewritten + rewritten
-            if len(known) and inserted > len(new):
+            if len(known) and inserted > sum(map(len, new)):
                 late.note(connection, series, known, at)
         result.absent = settlement.absent
         result.gaps = _write_ledger(connection, series, settlement)

@@ -76,7 +76,7 @@ def at(instants: list[str], timeframe: str = "1m", ticker: str = "AAPL") -> Bars
 def load(store: Store, block: Bars, *, fresh: bool = True, source: str = "polygon") -> tuple[int, int]:
     series, none = Series(source, block.timeframe, uuid.uuid4()), Bars((), timeframe=block.timeframe)
     with store.engine.begin() as connection:
-        return database_of(connection).load(connection, series, *((block, none) if fresh else (none, block)))
+        return database_of(connection).load(connection, series, *(([block], none) if fresh else ([], block)))
 
 
 def where(engine: sa.Engine) -> dict[str, int]:

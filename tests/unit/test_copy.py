@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import struct
+from uuid import UUID
 
 import numpy as np
 import pytest
 
 from closingbell.bars import BAR, Bars
 from closingbell.store import copy
-from closingbell.store.columns import in_order, is_latest, ordered
+from closingbell.store.columns import in_key_order, in_order, is_latest, ordered
 from closingbell.store.copy import Field, Rows, encode, parse
+from closingbell.store.database import Series
+from closingbell.store.postgres import whole_rows
 
 HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 
@@ -103,3 +106,32 @@ def test_the_order_of_the_key_is_that_of_bytes(keys: list[tuple[int, int]], orde
     assert in_order(bars).tolist() == order
     assert is_latest(bars).tolist() == last
     assert ordered(bars).rows["trades"].tolist() == order
+
+
+def block(ticker: str, length: int) -> Bars:
+    rows = np.zeros(length, BAR)
+    rows["session"] = np.arange(length).astype("M8[D]")
+    rows["ts"], rows["open"], rows["trades"] = rows["session"], np.arange(length), np.arange(length) % 3 - 1
+    return Bars((ticker,), rows)
+
+
+def test_blocks_are_sent_as_if_they_were_one() -> None:
+    lengths = {"A": 1, "BB": 3_000, "C": 2, "DDD": 1, "E": 2_048, "F": 700}
+    blocks = [block(ticker, length) for ticker, length in lengths.items()]
+    series = Series("polygon", "1d", UUID(int=1))
+    apart, together = (whole_rows(these, series) for these in (blocks, [Bars.concat(blocks)]))
+    count = sum(lengths.values())
+    for begin, end in ((0, count), (0, 1), (1, 3_001), (2_048, 4_096), (3_000, 3_005), (count - 1, count)):
+        assert encode(apart(slice(begin, end))) == encode(together(slice(begin, end))), (begin, end)
+
+
+def test_blocks_that_are_in_the_order_of_the_key_are_left_as_they_are() -> None:
+    first, second = block("A", 4), block("B", 4)
+    assert in_key_order([first, second]) == [first, second]
+    backwards = Bars(first.tickers, first.rows[::-1])
+    for blocks in ([second, first], [first, first], [backwards, second], [Bars.concat([first, second]), second]):
+        (one,) = in_key_order(blocks)
+        names = [one.tickers[i] for i in one.rows["ticker"]]
+        keys = list(zip(names, one.rows["ts"].tolist(), strict=True))
+        assert keys == sorted(keys)
+        assert len(keys) == sum(map(len, blocks))

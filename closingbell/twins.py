@@ -26,7 +26,7 @@ _ONE_BAR_IN: Final = 1021
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 
 #: Blocks of keys are joined up to so many: to sort millions of them takes several times their memory.
-_MOST: Final = 131_072
+_MOST: Final = 65_536
 
 Keys = NDArray[np.uint64]
 

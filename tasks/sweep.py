@@ -76,7 +76,8 @@ def _sweep_after_others(work: Work, night: Night, resources: Resources, tally: T
         _sweep(left, work, night, resources, tally)
         count = tally.quarantined - before
         log.info("swept up after run %s, %s to %s: %d bars taken out", left.run_id, left.first, left.last, count)
-    records.swept(left.run_id for left in earlier if left.run_id != work.run_id)
+    if others := [left.run_id for left in earlier if left.run_id != work.run_id]:
+        records.swept(others)
 
 
 def _sweep(left: Unswept, work: Work, night: Night, resources: Resources, tally: Tally) -> None:

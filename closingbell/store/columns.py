@@ -68,10 +68,11 @@ def in_key_order(blocks: Sequence[Bars]) -> Sequence[Bars]:
 
 def _are_in_key_order(blocks: Sequence[Bars]) -> bool:
     """Whether each block is of one ticker, after that of the one before, its bars in the order of time."""
-    names = [block.tickers[0].encode() for block in blocks if len(block.tickers) == 1]
-    if len(names) < len(blocks) or any(early >= late for early, late in pairwise(names)):
+    if any(len(block.tickers) != 1 for block in blocks):
         return False
-    return all((block.rows["ts"][1:] >= block.rows["ts"][:-1]).all() for block in blocks)
+    names = [block.tickers[0].encode() for block in blocks]
+    in_turn = all(early < late for early, late in pairwise(names))
+    return in_turn and all(ascends(block.rows["ticker"], block.rows["ts"]) for block in blocks)
 
 
 def latest(bars: Bars) -> Bars:
@@ -85,9 +86,8 @@ def apart(fresh: Sequence[Bars], others: Bars) -> tuple[Sequence[Bars], Bars]:
         return fresh, others
     both = joined([*fresh, others])
     kept, end = is_latest(both), len(both) - len(others)
-    new, known = (
-        Bars(both.tickers, both.rows[part][kept[part]], both.timeframe) for part in (slice(end), slice(end, None))
-    )
+    new = Bars(both.tickers, both.rows[:end][kept[:end]], both.timeframe)
+    known = Bars(both.tickers, both.rows[end:][kept[end:]], both.timeframe)
     return [new] if len(new) else [], known
 
 

@@ -209,7 +209,7 @@ class Records:
         return left
 
     @persistent
-    def swept(self, run_ids: Iterable[UUID]) -> None:
+    def swept(self, run_ids: Sequence[UUID]) -> None:
         """Note that nothing of these runs, which have ended, is left to be swept."""
         with transaction(self._engine) as connection:
             for run_id in run_ids:

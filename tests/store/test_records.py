@@ -78,7 +78,7 @@ def test_what_runs_left_unswept_is_there_until_it_is_swept(store: Store) -> None
         begun("MINE", run_id=mine)  # finds the one that was killed
         assert left() == [("STOPPED", first, last), ("KILLED", first, last)]
         assert left(source="databento") == [("ANOTHER'S", first, last)]
-        store.records.swept(each.run_id for each in store.records.unswept("polygon", mine))
+        store.records.swept([each.run_id for each in store.records.unswept("polygon", mine)])
         assert left() == []
     end(alive, "Cancelled", error="the run was stopped by Ctrl-C")
     assert left() == [("ALIVE", first, last)]

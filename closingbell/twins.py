@@ -25,6 +25,9 @@ _ONE_BAR_IN: Final = 1021
 #: Spreads what differs over all bits of a product: 2^64 by the golden ratio (Knuth, TAOCP 3, 6.4).
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 
+#: The last bits of a remembered key say whose it is: a million tickers; 44 bits are left to tell bars apart.
+_WHOSE: Final = np.uint64((1 << 20) - 1)
+
 #: Blocks of keys are joined up to so many: to sort millions of them takes several times their memory.
 _MOST: Final = 65_536
 
@@ -65,13 +68,14 @@ def sight(ticker: str, bars: Bars) -> Sight:
 
 
 class Twins:
-    """Remembers a few bars of each ticker, 12 bytes each; safe to use from several threads."""
+    """Remembers a few bars of each ticker, 8 bytes each; safe to use from several threads."""
 
     def __init__(self) -> None:
-        # Sorted blocks of keys and whose they are, each half full at least, or larger than all after it together, or
-        # nearly: few to look in.
-        self._blocks: list[tuple[Keys, NDArray[np.int32]]] = []
+        # Sorted blocks of keys, each half full at least, or larger than all after it together, or nearly: few to look
+        # in.
+        self._blocks: list[Keys] = []
         self._tickers: list[str] = []
+        self._places: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def claim(self, ticker: str, bars: Bars) -> str | None:
@@ -80,32 +84,33 @@ class Twins:
 
     def meet(self, seen: Sight) -> str | None:
         """The same of a range that may have come in another process."""
+        keys = seen.keys & ~_WHOSE
         with self._lock:
-            owners = self._owners(seen.keys)
-            self._remember(seen.ticker, seen.keys[owners < 0])
+            owners = self._owners(keys)
+            self._remember(seen.ticker, keys[owners < 0])
             found = [name for owner in owners[owners >= 0].tolist() if (name := self._tickers[owner]) != seen.ticker]
         return found[0] if len(found) >= seen.enough else None
 
-    def _owners(self, keys: Keys) -> NDArray[np.int32]:
+    def _owners(self, keys: Keys) -> NDArray[np.int64]:
         """Whose each key is, as a position among the tickers; -1: nobody's. Shape (n,)."""
-        owners = np.full(len(keys), -1, np.int32)
-        for known, whose in self._blocks:
-            at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-            same = known[at] == keys
-            owners[same] = whose[at[same]]
+        owners = np.full(len(keys), -1)
+        for known in self._blocks:
+            nearest = known[np.minimum(np.searchsorted(known, keys), len(known) - 1)]
+            same = nearest & ~_WHOSE == keys
+            owners[same] = nearest[same] & _WHOSE
         return owners
 
     def _remember(self, ticker: str, keys: Keys) -> None:
         if not len(keys):
             return
-        keys, whose = np.unique(keys), np.int32(len(self._tickers))
-        self._tickers.append(ticker)
-        self._blocks.append((keys, np.full(len(keys), whose)))
-        while len(self._blocks) > 1 and _are_joined(*(len(keys) for keys, _ in self._blocks[-2:])):
-            (late, theirs), (early, others) = self._blocks.pop(), self._blocks.pop()
-            keys, owners = np.concatenate([early, late]), np.concatenate([others, theirs])
-            order = np.argsort(keys, kind="stable")
-            self._blocks.append((keys[order], owners[order]))
+        place = self._places.setdefault(ticker, len(self._tickers))
+        if place == len(self._tickers):
+            self._tickers.append(ticker)
+        self._blocks.append(np.unique(keys) | np.uint64(place))
+        while len(self._blocks) > 1 and _are_joined(*map(len, self._blocks[-2:])):
+            joined = np.concatenate(self._blocks[-2:])
+            joined.sort()
+            self._blocks[-2:] = [joined]
 
 
 def _are_joined(early: int, late: int) -> bool:

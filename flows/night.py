@@ -28,7 +28,7 @@ from tasks.batch import Work, lanes, leave_untried
 from tasks.derive import derive_all
 from tasks.endurance import enduring
 from tasks.facts import look_up_all
-from tasks.memory import keep_modules
+from tasks.memory import give_back, keep_modules
 from tasks.resources import Resources, opened
 from tasks.runners import fetching
 from tasks.splits import look_at_splits
@@ -193,4 +193,5 @@ def _night(run: Run) -> State[Any]:
         return steps.final_state(steps.close(resources, night, work, run.flow, tally, run.begun))
 
 
+give_back()
 keep_modules()

@@ -14,11 +14,11 @@ from typing import Final
 _MMAP_THRESHOLD: Final = -3
 _ARENA_MAX: Final = -8
 
-#: Bytes from which on a block is the system's own and goes back to it at once: those of a page's columns are larger.
-_OWN: Final = 256 * 1024
+#: Bytes from which on a block is the system's own and goes back to it at once: the bars of ten years are larger.
+_OWN: Final = 128 * 1024
 
 #: Heaps that the threads share. By default it is eight a processor, each with what its threads once left in it.
-_ARENAS: Final = 2
+_ARENAS: Final = 1
 
 
 @cache
@@ -32,7 +32,8 @@ def give_back() -> None:
     """Have the blocks of columns, which come and go by the thousand, go back to the system when they are done with.
 
     glibc learns from the first of them to keep such blocks (mallopt(3), *dynamic mmap threshold*): a run of millions of
-    bars would hold about 30 MB more. With another C library there is nothing to do.
+    bars would hold about 30 MB more. A thread that has a heap by then keeps it: the sooner this is called, the better.
+    With another C library there is nothing to do.
     """
     if libc := _glibc():
         libc.mallopt(_MMAP_THRESHOLD, _OWN)

@@ -209,7 +209,8 @@ def of_standing(
     marks = [found.marks.get(ticker) for ticker in found.tickers]
     begins = np.array([mark.first if mark else never for mark in marks], "M8[D]")[:, None]
     ends = np.array([mark.last if mark else begins[0, 0] for mark in marks], "M8[D]")[:, None] if marks else begins
-    for some in in_blocks(*masks.shape):
+    n, m = masks.shape
+    for some in in_blocks(n, 4 * m):  # as many masks at once
         spanned = (sessions >= begins[some]) & (sessions <= ends[some])
         states[some] = np.where(spanned, np.uint8(CODES["stored"]), np.uint8(CODES["not asked for"])) * masks[some]
     for some in in_blocks(len(found.days), _A_GAP) if len(sessions) else ():

@@ -42,6 +42,9 @@ MARKET_DAY_ROWS: Final = 11_000
 #: Base bars in one page of the range endpoint (the vendor's maximum for ``limit``).
 PAGE_ROWS: Final = 50_000
 
+#: So many calls are worth a batch of their own.
+_SHARE: Final = 5
+
 #: Lines of a flat file of minutes, and how fast they are unzipped, parsed and, but for those wanted, let go (1.7 to
 #: 2.2 million a second on two busy cores). How many it has is not documented: 11,000 tickers with a trade in 150
 #: minutes each, on average.
@@ -452,7 +455,7 @@ def join(plans: Iterable[tuple[str, Plan]], rates: Rates, splits: int = 0, minut
 
 
 def batches(calls: Sequence[T], size: int, at_once: int = 1) -> list[tuple[T, ...]]:
-    """The calls, at most ``size`` to a batch.
+    """The calls, at most ``size`` to a batch; fewer where some of those who work on them would else have none.
 
     Args:
         calls: in the order in which they are best made.
@@ -464,6 +467,6 @@ def batches(calls: Sequence[T], size: int, at_once: int = 1) -> list[tuple[T, ..
     found: list[tuple[T, ...]] = []
     for i in range(0, len(calls), size * at_once):
         these = calls[i : i + size * at_once]
-        count = -(-len(these) // size)
+        count = max(-(-len(these) // size), min(at_once, len(these) // _SHARE))
         found += [tuple(these[j::count]) for j in range(count)]
     return found

@@ -132,7 +132,7 @@ class Settings(BaseSettings):
         pattern=r"^([a-z0-9-]+/[a-z0-9-]+)?$",
         description="The Prefect notification block that is told of failures, type/name such as slack-webhook/ops.",
     )
-    batch_size: int = Field(25, ge=1, le=10_000, description="Calls in one mapped task.")
+    batch_size: int = Field(100, ge=1, le=10_000, description="Calls in one mapped task at most.")
     max_retries: int = Field(3, ge=0, le=100, description="Times a task asks again for what failed.")
     crypto_max_retries: int | None = Field(
         None, ge=0, le=100, description="The same for crypto's calls. Unset: MAX_RETRIES, and 8 where that is not set."

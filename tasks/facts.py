@@ -75,7 +75,7 @@ def look_up_all(looks: Sequence[Look], work: Work, batch_size: int, resources: R
     Raises:
         ClosingbellError: the run had to stop.
     """
-    batches = batched(looks, batch_size)
+    batches = batched(looks, batch_size, at_once=resources.settings.fetch_threads)
     looking: Task[..., Any] = look_up.with_options(**retries(resources.settings))
     return gather(looking.map(batches, work=unmapped(work)), batches, resources)
 

@@ -163,12 +163,28 @@ def test_batches_that_are_worked_on_at_once_go_through_the_calls_together(size: 
     calls = range(100)
     parts = batches(calls, size, at_once)
     assert sorted(call for part in parts for call in part) == [*calls]
-    assert len(parts) == -(-len(calls) // size)
     assert max(map(len, parts)) <= size
+    if size * at_once <= len(calls):
+        assert len(parts) == -(-len(calls) // size)
     for i in range(0, len(parts), at_once):
         abreast = zip_longest(*parts[i : i + at_once])
         together = [call for row in abreast for call in row if call is not None]
         assert together == sorted(together)
+
+
+@pytest.mark.parametrize(
+    ("calls", "size", "at_once", "lengths"),
+    [
+        (523, 100, 8, [66, 66, 66, 65, 65, 65, 65, 65]),
+        (20, 100, 8, [5, 5, 5, 5]),
+        (9, 100, 8, [9]),
+        (3, 2, 8, [2, 1]),
+        (850, 100, 8, [100] * 8 + [7, 7, 6, 6, 6, 6, 6, 6]),
+        (523, 100, 1, [100, 100, 100, 100, 100, 23]),
+    ],
+)
+def test_each_of_those_who_work_at_once_has_a_share(calls: int, size: int, at_once: int, lengths: list[int]) -> None:
+    assert [len(part) for part in batches(range(calls), size, at_once)] == lengths
 
 
 def test_what_market_days_do_not_carry_is_asked_by_name() -> None:

@@ -72,7 +72,7 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.setenv(name.upper(), "")
     assert load().uses_stand_in
-    assert load().batch_size == 25
+    assert load().batch_size == 100
 
 
 @pytest.mark.parametrize(

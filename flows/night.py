@@ -193,5 +193,5 @@ def _night(run: Run) -> State[Any]:
         return steps.final_state(steps.close(resources, night, work, run.flow, tally, run.begun))
 
 
-give_back()
+give_back()  # before Prefect's threads begin
 keep_modules()

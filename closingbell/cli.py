@@ -8,6 +8,7 @@ the arrows keep pointing one way. Commands that need them register in the entry 
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 OK: Final = exits.OK
 CELLS_FAILED: Final = exits.CELLS_FAILED
 CANNOT_RUN: Final = exits.CANNOT_RUN
+
+#: Objects from which on garbage is looked for, and how many times more of it the older ones are. By default a tenth of
+#: the time in which a command loads Prefect goes into looking through what was loaded before.
+_GARBAGE: Final = (10_000, 20, 50)
 
 
 class Commands(exits.Commands):
@@ -414,6 +419,7 @@ def universe(name: str, as_json: bool) -> None:
 
 def main() -> None:
     """The entry point: errors of ours become one readable line, or one JSON object, and an exit code."""
+    gc.set_threshold(*_GARBAGE)
     sys.exit(cli.run())
 
 

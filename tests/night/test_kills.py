@@ -21,8 +21,8 @@ from tests.night.conftest import NOW, Nights
 
 pytestmark = pytest.mark.prefect
 
-#: Twenty-four sessions.
-FIRST, LAST = "2026-02-02", "2026-03-06"
+#: Forty-four sessions.
+FIRST, LAST = "2026-01-02", "2026-03-06"
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_killed_run_is_finished_by_the_next(
     calm = nights.ingest(universe="sp500", start=FIRST, end=LAST)
     assert calm["state"] == "Completed"
     expected = contents(nights.database_url)
-    assert len(expected[0]) == calm["stored_bars"] > 11_000
+    assert len(expected[0]) == calm["stored_bars"] > 20_000
     environment = settings(market, fresh_database(), tmp_path) | {"CLOSINGBELL_NOW": NOW}
     bootstrap(load(polygon_calls_per_minute=environment["POLYGON_CALLS_PER_MINUTE"]))
     at = kills.randrange(1, calm["actual_calls"])  # twenty more are in the soak

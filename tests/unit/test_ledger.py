@@ -152,7 +152,7 @@ def strength(reason: str) -> int:
     return next(i for i, reasons in enumerate(STRENGTH) if reason in reasons)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.lists(answers(), min_size=1, max_size=3), max_size=8))
 def test_the_law_holds_after_every_transaction(transactions: list[list[Answer]]) -> None:
     database, model = Database(), Model()

@@ -158,14 +158,13 @@ def test_batches_keep_the_order() -> None:
     assert [call for batch in batches(calls, 3) for call in batch] == calls
 
 
-@pytest.mark.parametrize(("size", "at_once"), [(1, 1), (3, 2), (4, 8), (50, 8), (7, 3)])
-def test_batches_that_are_worked_on_at_once_go_through_the_calls_together(size: int, at_once: int) -> None:
+@pytest.mark.parametrize(("size", "at_once", "count"), [(1, 1, 100), (3, 2, 34), (4, 8, 25), (50, 8, 8), (7, 3, 15)])
+def test_batches_that_are_worked_on_at_once_go_through_the_calls_together(size: int, at_once: int, count: int) -> None:
     calls = range(100)
     parts = batches(calls, size, at_once)
     assert sorted(call for part in parts for call in part) == [*calls]
+    assert len(parts) == count
     assert max(map(len, parts)) <= size
-    if size * at_once <= len(calls):
-        assert len(parts) == -(-len(calls) // size)
     for i in range(0, len(parts), at_once):
         abreast = zip_longest(*parts[i : i + at_once])
         together = [call for row in abreast for call in row if call is not None]

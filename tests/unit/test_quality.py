@@ -265,7 +265,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(ROWS, st.sampled_from(["stocks", "fx"]))
 def test_the_vectors_say_what_a_reading_row_by_row_says(rows: list[dict[str, Any]], profile: str) -> None:
     bars = block(*rows)

@@ -20,7 +20,7 @@ from closingbell.errors import ClosingbellError, NotYetPublishedError
 from closingbell.intraday import of_regular_hours
 from closingbell.neighbours import KnownSplit
 from closingbell.plan import Call, MarketDay
-from closingbell.quality import EXAMPLES, REFUSED, Asked, Verdict, check, profile_of
+from closingbell.quality import EXAMPLES, NOTHING, REFUSED, Asked, Verdict, check, profile_of
 
 #: So long an empty market day means that it is not published; after that, that nothing was traded.
 FRESH: Final = np.timedelta64(7, "D")
@@ -113,8 +113,7 @@ class Outcome:
 
     def empty_handed(self, error: str) -> Outcome:
         """The same call as one that failed with ``error``."""
-        nothing = Verdict(Bars(()), Bars(()), (), {})
-        return Outcome(self.call, nothing, self.tickers, self.sessions, "failed", error)
+        return Outcome(self.call, NOTHING, self.tickers, self.sessions, "failed", error)
 
 
 @dataclass(slots=True)
@@ -226,14 +225,12 @@ class Judge:
 
         An error that says the vendor has no such ticker is an answer, not a failure.
         """
-        nothing = Verdict(self._none, self._none, (), {})
         reason = error.reason or "failed"
-        return Outcome(call, nothing, tickers(call), asked_sessions(call), reason, str(error))
+        return Outcome(call, NOTHING, tickers(call), asked_sessions(call), reason, str(error))
 
     def not_tried(self, call: Call) -> Outcome:
         """The outcome of a call that was not made, because the run has to stop."""
-        nothing = Verdict(self._none, self._none, (), {})
-        return Outcome(call, nothing, tickers(call), asked_sessions(call), "pending")
+        return Outcome(call, NOTHING, tickers(call), asked_sessions(call), "pending")
 
     def _answers_for(self, call: Call) -> Days:
         first, last = (call.session,) * 2 if isinstance(call, MarketDay) else (call.sessions[0], call.sessions[-1])

@@ -320,6 +320,10 @@ class Verdict:
     messages: tuple[str | None, ...] = ()
 
 
+#: Of what has no bar.
+NOTHING: Final = Verdict(_NONE, _NONE, (), {})
+
+
 def check(bars: Bars, asked: Asked, profile: Profile) -> Verdict:
     """Judge a block by the rules of a profile."""
     asked = replace(asked, scale=Scale(bars, asked.around, asked.splits))

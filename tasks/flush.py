@@ -21,11 +21,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
-from closingbell.bars import Bars
 from closingbell.errors import ClosingbellError, RunEndingError
 from closingbell.outcome import FlushResult, Outcome
 from closingbell.plan import FlatFile
-from closingbell.quality import REFUSED, Verdict
+from closingbell.quality import NOTHING, REFUSED
 from closingbell.report import Failure, Tally
 from closingbell.store.claims import Claim
 from closingbell.store.faults import AwayError, LockedError, RaceError
@@ -53,8 +52,6 @@ PATIENCE: Final = 15.0
 
 #: What keeps every answer from being written, whatever is in it.
 _OF_ALL: Final = (AwayError, LockedError, RaceError, RunEndingError)
-
-_NOTHING: Final = Verdict(Bars(()), Bars(()), (), {})
 
 #: Writes outcomes, and closes their claims, in one transaction.
 Write = Callable[[Sequence[Outcome], Sequence[int | None]], FlushResult]
@@ -340,7 +337,7 @@ class Flusher:
     def _done(saving: Saving, result: FlushResult) -> None:
         saving.holes = result.holes.get(str(saving.outcome.call), 0)
         # Until its batch takes note, which may be after a long wait, it is in nobody's count of the rows in hand.
-        saving.outcome, saving.parts = replace(saving.outcome, verdict=_NOTHING), []
+        saving.outcome, saving.parts = replace(saving.outcome, verdict=NOTHING), []
         saving.saved = True
 
     def _fail(self, these: Sequence[Saving], failure: BaseException | None) -> None:

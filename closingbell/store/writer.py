@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import date, datetime
 from functools import cache, lru_cache
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -26,7 +26,7 @@ from closingbell.clock import Clock
 from closingbell.errors import ClosingbellError
 from closingbell.outcome import FlushResult, Outcome
 from closingbell.plan import Call, TickerRange
-from closingbell.quality import Verdict
+from closingbell.quality import NOTHING
 from closingbell.store import claims as claimed
 from closingbell.store import late
 from closingbell.store.claims import Claim
@@ -42,8 +42,6 @@ from closingbell.store.redo import Redo, undo
 from closingbell.store.refusals import STRANGER, store_by_ticker
 from closingbell.store.rolls import store_rolls
 from closingbell.store.schema import bar, gap, quarantine, revision, watermark
-
-_NOTHING: Final = Verdict(Bars(()), Bars(()), (), {})
 
 
 def sessions_between(ticker: str, after: date, before: date) -> Days:
@@ -141,7 +139,7 @@ class Writer:
         def takes_any() -> bool:
             call = TickerRange(STRANGER, (outcomes[0].sessions[0].item(),))
             try:
-                write([Outcome(call, _NOTHING, (STRANGER,), outcomes[0].sessions[:1], "failed", "a test")], keep=False)
+                write([Outcome(call, NOTHING, (STRANGER,), outcomes[0].sessions[:1], "failed", "a test")], keep=False)
             except RefusedError:
                 return False
             return True

@@ -87,7 +87,7 @@ class Bars:
 
     @classmethod
     def concat(cls, blocks: Iterable[Bars]) -> Bars:
-        """One block from many of one timeframe; tickers are renumbered, rows keep their order.
+        """One block from many of one timeframe; tickers are renumbered, rows keep their order. Of one, that very block.
 
         Raises:
             ValueError: the blocks are of different timeframes, or there is none.
@@ -95,6 +95,8 @@ class Bars:
         parts = list(blocks)
         if len({part.timeframe for part in parts}) != 1:
             raise ValueError(f"cannot join blocks of timeframes {sorted({p.timeframe for p in parts})}")
+        if len(parts) == 1:
+            return parts[0]
         number: dict[str, int] = {}
         joined = np.empty(sum(map(len, parts)), BAR)
         end = 0

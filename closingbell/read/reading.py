@@ -400,8 +400,8 @@ def _check_known(connection: sa.Connection, names: tuple[str, ...] | None) -> No
     listed = database_of(connection).rows(connection, "listed", {"ticker": (bar.c.ticker.type, names)})
     tables = (watermark, bar, schema.split, schema.ticker_history)
     met = [sa.exists().where(table.c.ticker == listed.c.ticker) for table in tables]
-    query = sa.select(listed.c.ticker).where(*(sa.not_(there) for there in met)).order_by(listed.c.ticker)
-    if missing := [str(name) for name in connection.execute(query).scalars()]:
+    query = sa.select(listed.c.ticker).where(*(sa.not_(there) for there in met))
+    if missing := sorted(connection.execute(query).scalars()):
         shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} others" if len(missing) > 10 else "")
         raise ConfigurationError(
             "nothing is stored of these tickers",

@@ -240,9 +240,35 @@ def _telling_line(error: Exception, url: sa.URL) -> str:
     return without_secrets(next((line for line in lines if "FATAL" in line), lines[0]), url)
 
 
+def _read_in_full(engine: sa.Engine) -> None:
+    """Have numbers come as they are stored from a server that rounds them in text (``extra_float_digits`` below 1).
+
+    Else a bar that is read would not be the one that is stored. A database, a role or a server may be set so.
+
+    Args:
+        engine: before it connects.
+    """
+
+    def met(driver: Any, _: object) -> None:
+        driver.autocommit = True  # and so no transaction is left open
+        with driver.cursor() as cursor:
+            cursor.execute("SELECT CAST(current_setting('extra_float_digits') AS int) < 1")
+            (rounds,) = cursor.fetchone()
+        driver.autocommit = False
+        if rounds:
+            sa.event.listen(engine, "begin", in_full)
+
+    def in_full(connection: sa.Connection) -> None:
+        connection.execute(_IN_FULL)
+
+    sa.event.listen(engine, "first_connect", met)
+
+
 # -- transactions --------------------------------------------------------------------------------------------------
 
-#: For one transaction only, so that a pooler cannot hand it on.
+#: For one transaction only, so that a pooler cannot hand it on; as all that is set here.
+_IN_FULL: Final = sa.text("SELECT set_config('extra_float_digits', '1', true)")
+
 _LOCK_TIMEOUT: Final = sa.text("SELECT set_config('lock_timeout', :lock_timeout, true)")
 
 #: First in each transaction that writes: how long it waits for a lock, and how long its client may be silent before
@@ -723,6 +749,7 @@ class Postgres(Database):
             connect_args={"connect_timeout": 10, "application_name": "closingbell", **_KEEPALIVE, **tls},
         )
         ping_idle(engine)
+        _read_in_full(engine)
         return engine
 
     def explain(self, error: Exception, url: sa.URL) -> ClosingbellError:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -629,6 +629,7 @@ def _few(found: Sequence[sa.Row[Any]], tickers: Sequence[str], timeframe: str) -
     number = {ticker: i for i, ticker in enumerate(tickers)}
     rows = np.zeros(len(found), BAR)
     for row, (ticker, session, ts, close, volume) in zip(rows, found, strict=True):
-        row["ticker"], row["session"], row["ts"] = number[ticker], session, ts.replace(tzinfo=None)
+        row["ticker"], row["session"] = number[ticker], session
+        row["ts"] = ts.astimezone(UTC).replace(tzinfo=None)  # a server tells instants in its own time zone
         row["close"], row["volume"] = close, volume
     return Bars(tuple(tickers), rows, timeframe)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import numpy as np
+import pytest
 import sqlalchemy as sa
 from blocks import SESSIONS, answered, bars, change, days, range_of, ranged, start
 
 from closingbell.bars import Bars
 from closingbell.cells import REASONS, RETRYABLE, Watermark
 from closingbell.healing import is_due
-from closingbell.store import Store
+from closingbell.store import Store, open_store
 from closingbell.store.schema import gap, quarantine, run
 
 _SECOND = timedelta(seconds=1)
@@ -194,6 +196,27 @@ def test_bars_that_came_under_another_ticker_as_well(store: Store) -> None:
 
 
 def test_bars_that_came_under_two_tickers_in_two_processes(store: Store) -> None:
+    check_shared(store)
+
+
+@pytest.mark.postgres_only("settings of its own")
+def test_a_server_that_rounds_what_it_tells_and_has_a_time_zone(
+    store: Store, database_url: str, unpooled: None
+) -> None:
+    """What is read has to be what is stored: bars are compared with it, and found by it."""
+    with store.engine.begin() as connection:
+        for setting in ("extra_float_digits = 0", "timezone = 'America/New_York'"):
+            connection.exec_driver_sql(f'ALTER DATABASE "{store.engine.url.database}" SET {setting}')
+    with closing(open_store(database_url)) as other:
+        check_shared(other)
+        told = "SELECT current_setting('extra_float_digits'), current_setting('timezone')"
+        with other.engine.connect() as connection:
+            assert connection.exec_driver_sql(told).one() == ("1", "America/New_York")
+        with other.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            assert connection.exec_driver_sql(told).one() == ("0", "America/New_York"), "the transaction's alone"
+
+
+def check_shared(store: Store) -> None:
     earlier, mine = start(store), start(store)
     other = ranged("MSFT", days(0, 9), shift=7)
     store.writer.flush(earlier, "polygon", "1d", [ranged("KO", days(0, 9))])

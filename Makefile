@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run up test test-pgbouncer test-oracle soak bench docs docs-generate calendar lint secrets format lock audit clean
+.PHONY: help setup run up test test-older test-pgbouncer test-oracle soak bench docs docs-generate calendar lint secrets format lock audit clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,6 +24,9 @@ up: $(ENV) ## Keep the stack serving: UI, nightly schedule, worker; Ctrl-C stops
 
 test: $(ENV) ## Run the tests, three files at a time
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+test-older: $(ENV) ## Run the store's tests on PostgreSQL 16, which the embedded one's wheel has too
+	@CLOSINGBELL_TEST_POSTGRES_OLDER=1 $(BIN)/python -m pytest tests/store
 
 test-pgbouncer: $(ENV) ## Run the store's tests through a pgbouncer in transaction mode, which has to be installed
 	@CLOSINGBELL_TEST_PGBOUNCER=1 $(BIN)/python -m pytest tests/store

@@ -1,19 +1,21 @@
 """``python -m infra.backup``: the PostgreSQL that the settings name, the embedded one too, into a file and back.
 
-pg_dump and pg_restore do the work: those that come with the embedded PostgreSQL, or else those on the path. The
+pg_dump, pg_restore and psql do the work: those that come with the embedded PostgreSQL, or else those on the path. The
 password goes to them in their environment, never on a command line. docs/upgrading.md tells when to use it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
+from typing import IO, Final, cast
 
 import click
 import sqlalchemy as sa
@@ -49,7 +51,12 @@ def dump(engine: sa.Engine, file: Path) -> None:
             "the file cannot be written", value=f"{file} ({error.strerror})", fix="Name another folder."
         ) from None
     try:
-        _run(engine, "pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={made}")
+        command, environment = _command(engine, "pg_dump")
+        command += ["--format=custom", "--no-owner", "--no-privileges", f"--file={made}"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            told = without_secrets(done.stderr.strip(), engine.url)
+            raise FatalError("pg_dump failed", value=told, fix="Nothing was changed.")
         made.rename(file)
     finally:
         with suppress(FileNotFoundError):
@@ -65,23 +72,77 @@ def restore(engine: sa.Engine, file: Path) -> None:
 
     Raises:
         ConfigurationError: there is no such file, or the database has tables already; or this is no PostgreSQL.
-        FatalError: pg_restore failed, and nothing was restored.
+        FatalError: pg_restore or psql failed, and nothing was restored.
     """
     if not file.is_file():
         raise ConfigurationError("there is no such file", value=str(file), fix="Name one that was dumped.")
+    command, environment = _command(engine, "psql")
+    command += ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction", "--file=-"]
     with transaction(engine) as connection:
         there = {*metadata.tables, VERSION} & set(sa.inspect(connection).get_table_names())
+        known = frozenset(connection.execute(sa.text("SELECT name FROM pg_settings")).scalars())
     if there:
         raise ConfigurationError(
             "the database to restore into has tables already",
             value=", ".join(sorted(there)),
             fix="Restore into a new, empty database, then point DATABASE_URL at it.",
         )
-    _run(engine, "pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges", str(file))
+    script = [_program("pg_restore"), "--no-owner", "--no-privileges", "--file=-", str(file)]
+    if problem := _piped(script, command, environment, known):
+        raise FatalError(problem[0], value=without_secrets(problem[1], engine.url), fix="Nothing was changed.")
 
 
-def _run(engine: sa.Engine, name: str, *arguments: str) -> None:
-    """Run one of PostgreSQL's programs on the database of an engine."""
+def _piped(
+    script: Sequence[str], command: Sequence[str], environment: Mapping[str, str], known: Collection[str]
+) -> tuple[str, str] | None:
+    """Have psql execute what pg_restore writes; what went wrong, and in whose words, if anything did."""
+    with (
+        TemporaryFile("w+") as unread,
+        TemporaryFile("w+") as refused,
+        subprocess.Popen(script, stdout=subprocess.PIPE, stderr=unread) as reading,  # noqa: S603
+        subprocess.Popen(  # noqa: S603
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=refused
+        ) as psql,
+    ):
+        source, target = cast(IO[bytes], reading.stdout), cast(IO[bytes], psql.stdin)
+        whole = False
+        try:
+            with suppress(BrokenPipeError):  # psql has ended, and said why
+                _hand_over(source, target, known)
+                whole = reading.wait() == 0
+        finally:
+            if not whole:  # at the end of what it is given it would commit that
+                psql.kill()
+                reading.kill()
+            with suppress(BrokenPipeError):
+                target.close()
+        if reading.wait() > 0:
+            unread.seek(0)
+            return "pg_restore failed", unread.read().strip()
+        if psql.wait():
+            refused.seek(0)
+            return "psql failed", refused.read().strip()
+    return None
+
+
+#: A setting at the head of what pg_restore writes.
+_SETTING: Final = re.compile(rb"SET (\w+) = ")
+
+
+def _hand_over(script: IO[bytes], psql: IO[bytes], known: Collection[str]) -> None:
+    """Hand a script on, but for the settings at its head that the server does not know: it may be an older one."""
+    for line in script:
+        setting = _SETTING.match(line)
+        if not setting or setting[1].decode() in known:
+            psql.write(line)
+        if line.startswith(b"CREATE "):
+            break
+    shutil.copyfileobj(script, psql)
+    psql.flush()
+
+
+def _command(engine: sa.Engine, name: str) -> tuple[list[str], dict[str, str]]:
+    """One of PostgreSQL's programs, for the database of an engine, and the environment that it needs."""
     if database_of(engine).name != "postgresql":
         raise ConfigurationError(
             "this is for PostgreSQL only", value=database_of(engine).name, fix="Use Oracle's Data Pump: expdp, impdp."
@@ -93,11 +154,7 @@ def _run(engine: sa.Engine, name: str, *arguments: str) -> None:
     options = {**engine.dialect.create_connect_args(engine.url)[1], **(tls_of(engine.url) or {})}
     password = options.pop("password", None)
     environment = {**os.environ, **({"PGPASSWORD": str(password)} if password else {})}
-    command = [_program(name), f"--dbname={make_dsn(**options)}", "--no-password", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        told = without_secrets(done.stderr.strip(), engine.url)
-        raise FatalError(f"{name} failed", value=told, fix="Nothing was changed.")
+    return [_program(name), f"--dbname={make_dsn(**options)}", "--no-password"], environment
 
 
 def _program(name: str) -> str:

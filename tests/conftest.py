@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from closingbell.store import Store, open_store
 from infra import migrations
 from infra.market.process import MarketProcess
 from infra.postgres import EmbeddedPostgres
-from tests import oracle
+from tests import older, oracle
 from tests.databases import OneSchema
 from tests.pooler import Pooler
 
@@ -144,11 +144,17 @@ def data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[sa.URL]:
-    """A PostgreSQL server: the one that CLOSINGBELL_TEST_POSTGRES_URL names, else an embedded one."""
+def postgres(request: pytest.FixtureRequest) -> Iterator[sa.URL]:
+    """A PostgreSQL server: the one that CLOSINGBELL_TEST_POSTGRES_URL names, else an embedded one.
+
+    With CLOSINGBELL_TEST_POSTGRES_OLDER=1 it is one of an earlier version.
+    """
     named = os.environ.get("CLOSINGBELL_TEST_POSTGRES_URL")
     if named:
         yield sa.make_url(named).set(drivername="postgresql+psycopg2")
+        return
+    if os.environ.get("CLOSINGBELL_TEST_POSTGRES_OLDER"):
+        yield request.getfixturevalue("older_postgres")
         return
     # Not below pytest's own folder: each other session that starts takes everybody's rights to it away, and as root
     # the server runs as another user.
@@ -159,6 +165,29 @@ def postgres() -> Iterator[sa.URL]:
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             _execute(url, f"ALTER SYSTEM SET {setting} = off")
         _execute(url, "SELECT pg_reload_conf()")
+        yield url
+
+
+@pytest.fixture(scope="session")
+def older_postgres() -> Iterator[sa.URL]:
+    """A PostgreSQL of an earlier version."""
+    with older.older_postgres() as url:
+        yield url
+
+
+@pytest.fixture
+def older_url(older_postgres: sa.URL) -> Iterator[str]:
+    """The URL of a database on a PostgreSQL of an earlier version: nobody else's, at the newest migration and empty."""
+    with _made(older_postgres, "older") as url:
+        with closing(open_store(url)) as store:
+            migrations.upgrade(store.engine)
+        yield url
+
+
+@pytest.fixture
+def bare_older_url(older_postgres: sa.URL) -> Iterator[str]:
+    """The same, with nothing in it."""
+    with _made(older_postgres, "bare") as url:
         yield url
 
 
@@ -253,11 +282,8 @@ def bare_url(backend: str, request: pytest.FixtureRequest) -> Iterator[str]:
             schema.drop()
             yield schema.url
         return
-    postgres = request.getfixturevalue("postgres")
-    name = f"bare_{uuid.uuid4().hex[:12]}"
-    _execute(postgres, f'CREATE DATABASE "{name}"')
-    yield postgres.set(database=name).render_as_string(hide_password=False)
-    _execute(postgres, f'DROP DATABASE "{name}" WITH (FORCE)')
+    with _made(request.getfixturevalue("postgres"), "bare") as url:
+        yield url
 
 
 @pytest.fixture
@@ -339,6 +365,15 @@ def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
             print(text, flush=True)  # noqa: T201
 
     return line
+
+
+@contextmanager
+def _made(server: sa.URL, kind: str) -> Iterator[str]:
+    """The URL of a new database, for the time of the block."""
+    name = f"{kind}_{uuid.uuid4().hex[:12]}"
+    _execute(server, f'CREATE DATABASE "{name}"')
+    yield server.set(database=name).render_as_string(hide_password=False)
+    _execute(server, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def _execute(server: sa.URL, statement: str) -> None:

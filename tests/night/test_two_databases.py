@@ -1,4 +1,4 @@
-"""The same nights into PostgreSQL and into Oracle: the same reports, and afterwards the same contents."""
+"""The same nights into PostgreSQL, old and new, and into Oracle: the same reports, and afterwards the same contents."""
 
 from __future__ import annotations
 
@@ -27,17 +27,12 @@ THURSDAY = FRIDAY.replace(day=5)
 OF_THE_RUN = {"run_id", "next_command", "message", "seconds", "started_at", "ended_at", "retried", "of_run"}
 
 
-@pytest.fixture
-def told(nights: Nights, oracle_url: str) -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
-    """Reports and contents after the same nights, by database."""
-    urls = {"postgresql": nights.database_url, "oracle": oracle_url}
-    return {name: (_three_nights(nights, url), _contents(url)) for name, url in urls.items()}
-
-
-def test_the_nightly_flow_comes_to_the_same_on_both(
-    told: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]],
-) -> None:
-    (reports, held), (theirs, holds) = told["postgresql"], told["oracle"]
+@pytest.mark.parametrize("other", ["older_url", "oracle_url"])
+def test_the_nightly_flow_comes_to_the_same_on_both(nights: Nights, other: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue(other)
+    (reports, held), (theirs, holds) = (
+        (_three_nights(nights, each), _contents(each)) for each in (nights.database_url, url)
+    )
     assert [report["state_name"] for report in reports] == ["Completed", "PartiallyCompleted", "Completed", "Completed"]
     for report, other in zip(reports, theirs, strict=True):
         assert _comparable(report) == _comparable(other)

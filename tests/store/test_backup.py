@@ -93,6 +93,30 @@ def test_what_is_missing_since_a_backup_is_all_that_is_planned(
     assert contents(other.engine)["bar"] == contents(store.engine)["bar"]
 
 
+def test_a_server_of_an_earlier_version_than_the_programs(older_url: str, bare_older_url: str, tmp_path: Path) -> None:
+    """What pg_restore sets before it begins, such a server may not know."""
+    file = tmp_path / "bars.dump"
+    with closing(open_store(older_url)) as old, closing(open_store(bare_older_url)) as new:
+        flush(old, 0, 40)
+        dump(old.engine, file)
+        restore(new.engine, file)
+        assert contents(new.engine) == contents(old.engine)
+        assert contents(new.engine)["bar"]
+        with pytest.raises(ConfigurationError, match="has tables already"):
+            restore(new.engine, file)
+
+
+def test_what_the_database_refuses_is_told_and_nothing_is_kept(store: Store, other: Store, tmp_path: Path) -> None:
+    flush(store, 0, 4)
+    file = tmp_path / "bars.dump"
+    dump(store.engine, file)
+    with other.engine.begin() as connection:  # the name of one of ours, late in the file
+        connection.execute(sa.text("CREATE VIEW watermark_pkey AS SELECT 1 AS one"))
+    with pytest.raises(FatalError, match=r'psql failed: .*"watermark_pkey" already exists'):
+        restore(other.engine, file)
+    assert sa.inspect(other.engine).get_table_names() == []
+
+
 def test_nothing_is_overwritten(store: Store, other: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flush(store, 0, 4)
     file = tmp_path / "bars.dump"

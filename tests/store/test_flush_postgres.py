@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
@@ -32,15 +34,24 @@ def _wal(store: Store) -> int:
     return int(query(store, "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint")[0][0])
 
 
+def _logged(store: Store, work: Callable[[], object]) -> int:
+    """Bytes that some work adds to the server's log; of a server that others may use too, the least of many times."""
+    found = []
+    for _ in range(20 if os.environ.get("CLOSINGBELL_TEST_POSTGRES_URL") else 1):
+        begin = _wal(store)
+        work()
+        found.append(_wal(store) - begin)
+    return min(found)
+
+
 def test_the_same_again_moves_no_row_and_writes_no_log(store: Store) -> None:
     outcomes = [ranged(f"T{i:03}", SESSIONS) for i in range(100)]
     begin = _wal(store)
     flush(store, *outcomes)
-    loaded = _wal(store)
+    loaded = _wal(store) - begin
     before = [_versions(store, table) for table in ("bar", "watermark")]
-    flush(store, *outcomes)
+    assert _logged(store, lambda: flush(store, *outcomes)) < loaded / 5  # locks of the watermarks, the run's row
     assert [_versions(store, table) for table in ("bar", "watermark")] == before
-    assert _wal(store) - loaded < (loaded - begin) / 5  # locks of the watermarks, the run's row
 
 
 def _minutes(count: int) -> Outcome:
@@ -70,11 +81,13 @@ def test_a_page_of_minutes_again_reads_each_bar_once_and_writes_none(store: Stor
     run_id, page = start(store), _minutes(50_000)
     writer = store.writer
     assert writer.flush(run_id, "polygon", "1m", [page]).inserted == 50_000
-    held, wal, fetched = _versions(store), _wal(store), _fetched(store)
-    result = writer.flush(run_id, "polygon", "1m", [page])
-    assert (result.inserted, result.rewritten, result.stored) == (0, 0, 50_000)
-    assert _wal(store) - wal < 50_000  # a byte a row: the lock of a watermark, the run's row
-    assert _fetched(store) - fetched <= 2 * 50_000  # _versions reads them too
+    held, fetched = _versions(store), _fetched(store)
+    flushed = []
+    # A byte a row: the lock of a watermark, the run's row.
+    assert _logged(store, lambda: flushed.append(writer.flush(run_id, "polygon", "1m", [page]))) < 50_000
+    for result in flushed:
+        assert (result.inserted, result.rewritten, result.stored) == (0, 0, 50_000)
+    assert _fetched(store) - fetched <= (1 + len(flushed)) * 50_000  # _versions reads them too
     assert _versions(store) == held
 
 
@@ -136,7 +149,8 @@ def test_a_killed_backend_costs_a_retry_and_nothing_else(store: Store, postgres:
             assert other.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid}).scalar_one()
 
     def after(connection: sa.Connection, cursor: Any, statement: str, *_: Any) -> None:
-        seen.append(statement)
+        if "extra_float_digits" not in statement:  # which a server asks for that rounds
+            seen.append(statement)
         if len(seen) == at and not killed:
             kill(session_of(connection))
 

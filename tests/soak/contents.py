@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date
 from typing import Any
 from uuid import UUID
 
@@ -107,7 +107,7 @@ def _bars(rows: list[Any]) -> tuple[dict[Cell, Values], tuple[Cell, ...]]:
     doubles = []
     opens = _opens({row[1] for row in rows})
     for ticker, session, ts, *values in rows:
-        if (ticker, session) in bars or ts.replace(tzinfo=None) != opens.get(session):
+        if (ticker, session) in bars or ts.astimezone(UTC).replace(tzinfo=None) != opens.get(session):
             doubles.append((ticker, session))
         bars[ticker, session] = tuple(values)
     return bars, tuple(doubles)

@@ -20,6 +20,7 @@ class Proxy:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._down = False
@@ -27,12 +28,15 @@ class Proxy:
         self.lost = threading.Event()
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # closing alone would leave accept() waiting for one more
+        self._accepting.join(10)  # before its socket's number is another one's
         self._listener.close()
         self.cut()
 

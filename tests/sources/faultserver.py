@@ -73,6 +73,7 @@ class FaultServer:
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
 
     def reply(self, *replies: Reply | list[Step]) -> None:
         """Answer the coming requests so."""
@@ -87,12 +88,14 @@ class FaultServer:
         return [request.target for request in self.requests]
 
     def __enter__(self) -> FaultServer:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # closing alone would leave accept() waiting for one more
+        # Else the thread might be just about to accept on what is by then the next server's socket.
+        self._accepting.join(10)
         self._socket.close()
         for connection in self._open:
             connection.close()

@@ -54,12 +54,16 @@ class TlsEnd:
         self._context.load_cert_chain(wallet / "server.pem")
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
 
     def __enter__(self) -> TlsEnd:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # closing alone would leave accept() waiting for one more
+        self._accepting.join(10)  # before its socket's number is another one's
         self._listener.close()
 
     def _accept(self) -> None:

@@ -129,7 +129,11 @@ _STATES: Final[dict[str, Known]] = {
     "08": UNREACHABLE,
     "25006": READ_ONLY,
     "25P03": UNREACHABLE,
-    "25P04": UNREACHABLE,
+    "25P04": (
+        UNREACHABLE[0],
+        "the database ended a transaction that took too long",
+        "Raise transaction_timeout for this user: ALTER ROLE NAME SET transaction_timeout = '10min'.",
+    ),
     "28": LOGIN_REFUSED,
     "3D000": NO_DATABASE,
     "40": RACE,
@@ -417,10 +421,11 @@ _TRY_LOCK: Final = sa.text("SELECT pg_try_advisory_xact_lock(hashtextextended(:n
 
 _RELAXED: Final = sa.text("SELECT set_config('synchronous_commit', 'off', true)")
 
-#: The transaction that holds a run's lock is idle from beat to beat. A machine that dies without a word is found out in
-#: a minute.
+#: The transaction that holds a run's lock is idle from beat to beat, and lasts as long as the run, which PostgreSQL 17
+#: and newer may be set to limit. A machine that dies without a word is found out in a minute.
 _KEEP_IDLE: Final = sa.text("""
     SELECT set_config('idle_in_transaction_session_timeout', '60s', true),
+        (SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'),
         set_config('tcp_keepalives_idle', '20', true), set_config('tcp_keepalives_interval', '10', true),
         set_config('tcp_keepalives_count', '3', true)
 """)

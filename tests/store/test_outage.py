@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from background import TIME, InBackground, told, until
-from blocks import days, gaps, query, ranged, read_only, start, stored
+from blocks import change, days, gaps, query, ranged, read_only, start, stored
 from wire import COMMIT, Wire
 
 from closingbell.errors import RetryableError, RunEndingError
@@ -131,6 +131,19 @@ def test_a_client_that_falls_silent_keeps_its_locks_for_a_minute_at_most(store: 
     assert redo(lambda connection: connection.execute(show).scalar_one()) == "1min"
     with store.engine.connect() as connection:
         assert connection.execute(show).scalar_one() == before
+
+
+def test_a_run_may_live_longer_than_any_other_transaction(
+    store: Store, database_url: str, unpooled: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not query(store, "SELECT name FROM pg_settings WHERE name = 'transaction_timeout'"):
+        pytest.skip("this PostgreSQL has no transaction_timeout")
+    change(store, sa.text(f'ALTER DATABASE "{store.engine.url.database}" SET transaction_timeout = 300'))
+    lasting = "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted"
+    lasting += " AND datname = current_database() AND clock_timestamp() - xact_start > interval '1 second'"
+    with closing(open_store(database_url)) as limited, limited.records.alive(start(limited)):
+        until(lambda: query(store, lasting) or told(caplog, "the run's lock went"))
+    assert not told(caplog, "the run's lock went")
 
 
 def test_a_read_waits_for_a_strangers_lock_no_longer_than_is_set(store: Store, database_url: str) -> None:

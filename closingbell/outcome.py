@@ -178,7 +178,6 @@ class Judge:
     due_by: np.datetime64
     extended_hours: bool = True
     uncertain: bool = False
-    _none: Bars = field(default_factory=lambda: Bars(()))
 
     def answered(
         self,
@@ -213,11 +212,11 @@ class Judge:
         doubtful = np.full(len(sessions), True) if whole_market else sessions > self.due_by
         if not self.extended_hours:
             bars = bars.where(of_regular_hours(bars, self.asset_class))
-        asked = Asked(sessions, self.closed_by, self._none if around is None else around, splits)
+        asked = Asked(sessions, self.closed_by, NOTHING.accepted if around is None else around, splits)
         verdict = check(bars, asked, profile_of(self.asset_class, call.timeframe, uncertain=self.uncertain))
         if twin is not None:
             named = (f"{bars.tickers[0]} as {twin}",)
-            verdict = Verdict(self._none, bars, ("same_series",) * len(bars), {}, {"same_series": named})
+            verdict = Verdict(NOTHING.accepted, bars, ("same_series",) * len(bars), {}, {"same_series": named})
         return Outcome(call, verdict, tickers(call), sessions, "empty", None, rows, doubtful)
 
     def failed(self, call: Call, error: ClosingbellError) -> Outcome:

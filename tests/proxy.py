@@ -8,6 +8,8 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from tests.listening import stop_accepting
+
 
 class Proxy:
     """Use it with ``with``.
@@ -34,10 +36,7 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # closing alone would leave accept() waiting for one more
-        self._accepting.join(10)  # before its socket's number is another one's
-        self._listener.close()
+        stop_accepting(self._listener, self._accepting)
         self.cut()
 
     def cut(self) -> None:

@@ -43,8 +43,8 @@ def test_the_nightly_flow_comes_to_the_same_on_both(
     theirs, holds = _three_nights(nights, url), _contents(url)
     reports, held = embedded["reports"], embedded["held"]
     assert [report["state_name"] for report in reports] == ["Completed", "PartiallyCompleted", "Completed", "Completed"]
-    for report, other in zip(reports, theirs, strict=True):
-        assert _comparable(report) == _comparable(other)
+    for report, its in zip(reports, theirs, strict=True):
+        assert _comparable(report) == _comparable(its)
     for table, rows in held.items():
         assert rows == holds[table], table
     # All of it has happened.

@@ -12,9 +12,10 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+from tests.listening import stop_accepting
 
 
 class Reset:
@@ -92,11 +93,7 @@ class FaultServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # closing alone would leave accept() waiting for one more
-        # Else the thread might be just about to accept on what is by then the next server's socket.
-        self._accepting.join(10)
-        self._socket.close()
+        stop_accepting(self._socket, self._accepting)
         for connection in self._open:
             connection.close()
 

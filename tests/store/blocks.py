@@ -137,6 +137,16 @@ def session_of(connection: sa.Connection) -> int:
         return int(cursor.fetchone()[0])
 
 
+def is_default(connection: sa.Connection, name: str) -> bool:
+    """Whether a PostgreSQL's session has a setting as the server, the database and the role have it."""
+    own = name.startswith("transaction_")  # the transaction's own, taken from a default of another name
+    asked = sa.text(
+        "SELECT own.setting = given.reset_val FROM pg_settings AS own, pg_settings AS given"
+        " WHERE own.name = :name AND given.name = :given"
+    )
+    return bool(connection.execute(asked, {"name": name, "given": f"default_{name}" if own else name}).scalar_one())
+
+
 def read_only(store: Store, server: sa.URL, on: bool) -> None:
     """Make every new session read-only, as on a primary that was demoted; those that are there are ended."""
     name = store.engine.url.database

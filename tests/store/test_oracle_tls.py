@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from closingbell.errors import ConfigurationError
 from closingbell.store import open_store
+from tests.listening import stop_accepting
 from tests.oracle import OracleStandIn
 
 pytestmark = pytest.mark.oracle_only("TCPS and wallets; TLS to PostgreSQL: test_tls.py")
@@ -61,10 +62,7 @@ class TlsEnd:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # closing alone would leave accept() waiting for one more
-        self._accepting.join(10)  # before its socket's number is another one's
-        self._listener.close()
+        stop_accepting(self._listener, self._accepting)
 
     def _accept(self) -> None:
         while True:

@@ -196,7 +196,8 @@ class Calendar:
         if self.asset_class in EXCHANGES:
             schedule = self._schedule
             return np.asarray(column(schedule)[np.searchsorted(schedule.days, asked)])
-        return (asked + shift).astype("M8[us]")
+        moved: Instants = (asked + shift).astype("M8[us]")
+        return moved
 
 
 @cache

@@ -271,7 +271,7 @@ def cheapest(
         if by_name is not None:
             forced |= by_name[tickers]
         open_to_files = mask & ~forced[:, None]
-        each = cost.of_files(open_to_files.sum(axis=0) * float(cost.brought(np.ones(1, np.int64))[0]))
+        each = cost.of_files(open_to_files.sum(axis=0, dtype=np.float64) * float(cost.brought(np.ones(1, np.int64))[0]))
         by_range, by_day = _cover(open_to_files, pages, rows, cost, FLAT_FILE_LINES, each)
         by_range |= forced
     elif cost.market_day_rows is None:

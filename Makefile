@@ -1,4 +1,4 @@
-# Needs only Python 3.11-3.13, a shell and make. PYTHON=/path/to/python chooses the interpreter.
+# Needs only Python 3.11-3.14, a shell and make. PYTHON=/path/to/python chooses the interpreter.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -81,12 +81,12 @@ clean: ## Remove the environment and what tools left; the data in .closingbell s
 
 $(ENV): requirements.lock pyproject.toml
 	@python="$(PYTHON)"; \
-	for name in $${python:-python3.13 python3.12 python3.11 python3 python}; do \
-	  if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then \
+	for name in $${python:-python3.14 python3.13 python3.12 python3.11 python3 python}; do \
+	  if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null; then \
 	    found="$$name"; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "closingbell needs Python 3.11, 3.12 or 3.13, and found none$${python:+ in PYTHON=$$python}." >&2; \
+	  echo "closingbell needs Python 3.11 to 3.14, and found none$${python:+ in PYTHON=$$python}." >&2; \
 	  echo "Install one, or say where it is: make PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
 	if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
 	  echo "$$found has no venv module. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; fi; \

@@ -19,8 +19,8 @@ quiet_pip() {
 }
 
 dependencies() {
-  "${PYTHON:-python3}" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || {
-    echo "closingbell needs Python 3.11, 3.12 or 3.13; ${PYTHON:-python3} is none of them" >&2
+  "${PYTHON:-python3}" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || {
+    echo "closingbell needs Python 3.11 to 3.14; ${PYTHON:-python3} is none of them" >&2
     exit 1
   }
   "${PYTHON:-python3}" -m venv "$venv"

@@ -573,16 +573,12 @@ def _statements(staged: sa.Table) -> tuple[sa.Select[Any], sa.TextClause, sa.Tex
     here = bar.alias("here")
     timeframe = sa.bindparam("timeframe", type_=bar.c.timeframe.type)
     same = sa.and_(here.c.ticker == staged.c.ticker, here.c.timeframe == timeframe, here.c.ts == staged.c.ts)
-    differ = (
-        sa.select(here.c.ticker, here.c.ts)
+    lock = (
+        sa.select(here.c.ticker)
         .join_from(staged, here, same)
         .where(sa.or_(*(here.c[name].is_distinct_from(staged.c[name]) for name in VALUES)))
         .with_hint(here, f"LEADING({staged.name}) USE_NL(%(name)s)", "oracle")
-    )
-    lock = (
-        sa.select(bar.c.ticker)
-        .where(bar.c.timeframe == timeframe, sa.tuple_(bar.c.ticker, bar.c.ts).in_(differ))
-        .with_for_update()
+        .with_for_update(of=here.c.ticker)
     )
     revise = f"""
     INSERT INTO revision (source, ticker, timeframe, "SESSION", ts,

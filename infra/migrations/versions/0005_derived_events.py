@@ -94,7 +94,8 @@ def _make(connection: sa.Connection) -> None:
         if name not in there:
             connection.exec_driver_sql(statement)
     for column, comment in COMMENTS.items():
-        connection.exec_driver_sql(f"COMMENT ON COLUMN {column} IS '{comment.replace(chr(39), chr(39) * 2)}'")
+        quoted = column.replace(".session", '."SESSION"')  # a reserved word
+        connection.exec_driver_sql(f"COMMENT ON COLUMN {quoted} IS '{comment.replace(chr(39), chr(39) * 2)}'")
 
 
 def _there(connection: sa.Connection) -> set[str]:

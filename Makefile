@@ -2,12 +2,14 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run up test test-older test-pgbouncer test-oracle soak bench docs docs-generate calendar lint secrets format lock audit clean
+.PHONY: help setup run up test test-older test-lowest test-pgbouncer test-oracle soak bench docs docs-generate calendar lint secrets format lock audit clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 IMAGE_EXTRAS := arrow dask databento flatfiles
+TESTS := -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+LOWEST := .venv-lowest
 # A stamp of its own, so that an interrupted installation is done again.
 ENV := $(VENV)/.done
 
@@ -23,10 +25,15 @@ up: $(ENV) ## Keep the stack serving: UI, nightly schedule, worker; Ctrl-C stops
 	@$(BIN)/closingbell up
 
 test: $(ENV) ## Run the tests, three files at a time
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python $(TESTS)
 
 test-older: $(ENV) ## Run the store's tests on PostgreSQL 16, which the embedded one's wheel has too
 	@CLOSINGBELL_TEST_POSTGRES_OLDER=1 $(BIN)/python -m pytest tests/store
+
+test-lowest: $(ENV) ## Run the tests with the oldest releases of everything that pyproject.toml allows
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	@$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct -e '.[dev]'
+	@$(LOWEST)/bin/python $(TESTS)
 
 test-pgbouncer: $(ENV) ## Run the store's tests through a pgbouncer in transaction mode, which has to be installed
 	@CLOSINGBELL_TEST_PGBOUNCER=1 $(BIN)/python -m pytest tests/store
@@ -76,7 +83,7 @@ audit: $(ENV) ## Look for known vulnerabilities in what is locked
 	@$(BIN)/python .ci/audit.py
 
 clean: ## Remove the environment and what tools left; the data in .closingbell stay
-	rm -rf $(VENV) .ci-venv build dist docs/_build docs/_outside *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) .ci-venv build dist docs/_build docs/_outside *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(ENV): requirements.lock pyproject.toml

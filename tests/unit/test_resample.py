@@ -58,7 +58,7 @@ def test_it_equals_pandas_whatever_the_order_of_the_rows(timeframe: str) -> None
 @pytest.mark.parametrize("timeframe", RULES)
 @pytest.mark.parametrize("name", ["btc_perp_1m_2022-01.csv", "6EH4_1m_2024-01.csv.gz"])
 def test_it_equals_pandas_on_real_minutes(data: Path, name: str, timeframe: str) -> None:
-    frame = pd.read_csv(data / "intraday" / name, index_col=0, parse_dates=[0])
+    frame = pd.read_csv(data / "intraday" / name, index_col=0, parse_dates=[0], float_precision="round_trip")
     made = resample(minutes(frame), timeframe)
     assert_equal_to_pandas(made, frame)
     exact = frame["volume"].groupby(frame.index.floor(RULES[timeframe])).agg(math.fsum)

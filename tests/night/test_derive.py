@@ -157,9 +157,10 @@ def test_without_minutes_there_is_nothing_to_derive_from(nights: Nights) -> None
 @pytest.mark.data
 def test_real_minutes_are_stored_as_they_are(nights: Nights, data: Path, tmp_path: Path) -> None:
     """From the market that has them and nothing else, by the vendor's protocol."""
-    frame = pd.read_csv(data / "intraday" / "btc_perp_1m_2022-01.csv", index_col=0, parse_dates=[0], float_precision="round_trip")
+    path = data / "intraday" / "btc_perp_1m_2022-01.csv"
+    frame = pd.read_csv(path, index_col=0, parse_dates=[0], float_precision="round_trip")
     replay = tmp_path / "X:BTCUSD_1m.csv"
-    replay.symlink_to(data / "intraday" / "btc_perp_1m_2022-01.csv")
+    replay.symlink_to(path)
     now = "2022-02-03T06:00:00+00:00"
     with MarketProcess(replay=replay, now=now) as market:
         nights.setenv("POLYGON_BASE_URL", market.url)
@@ -186,7 +187,8 @@ def test_real_minutes_of_a_future_come_by_its_own_vendor(nights: Nights, data: P
     pytest.importorskip("databento", reason="the optional extra databento is not installed")
     from tests.databento.gateway import KEY, Gateway, records
 
-    frame = pd.read_csv(data / "intraday" / "6EH4_1m_2024-01.csv.gz", index_col=0, parse_dates=[0], float_precision="round_trip")
+    path = data / "intraday" / "6EH4_1m_2024-01.csv.gz"
+    frame = pd.read_csv(path, index_col=0, parse_dates=[0], float_precision="round_trip")
     prices = frame[["open", "high", "low", "close"]].to_numpy()
     with Gateway(tmp_path / "gateway") as gateway:
         gateway.series["6E.v.0", "ohlcv-1m"] = records(frame.index.to_numpy(), prices, frame["volume"].to_numpy())

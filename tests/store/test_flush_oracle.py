@@ -1,4 +1,4 @@
-"""A flush on Oracle's wire: what is sent for it."""
+"""On Oracle's wire: what is sent for a flush, and for a list of values."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+import sqlalchemy as sa
 from blocks import SESSIONS, ranged, start
 from flushes import flush
 
 from closingbell.store import Store, open_store
+from closingbell.store.database import database_of
+from closingbell.store.schema import bar
 from tests.oracle import OracleStandIn
 
 pytestmark = pytest.mark.oracle_only("counts what is executed")
@@ -45,3 +48,20 @@ def test_one_merge_a_flush_and_one_array_of_binds(wired: Store, oracle_stand_in:
         (staged,) = (statement for statement in log if "INTO staged_bar" in statement.sql)
         assert staged.rows == rows
         assert len(log) < MANY
+
+
+@pytest.mark.parametrize(("listed", "told"), [(1, set()), (2, {"10"}), (10, {"100"}), (250, {"1000"})])
+def test_each_size_of_a_list_has_a_plan_of_its_own(
+    wired: Store, oracle_stand_in: OracleStandIn, listed: int, told: set[str]
+) -> None:
+    """By the text of its statement; one value is not listed at all."""
+    names = [f"T{number:03}" for number in range(listed)]
+    flush(wired, ranged("T000", SESSIONS), run_id=start(wired))
+    oracle_stand_in.log()
+    with wired.engine.begin() as connection:
+        among = database_of(connection).among(connection, bar.c.ticker, names)
+        found = connection.execute(sa.select(bar.c.ticker).where(among)).scalars().all()
+    assert found == ["T000"] * len(SESSIONS)
+    sent = " ".join(statement.sql for statement in oracle_stand_in.log())
+    assert set(re.findall(r"CARDINALITY\(given (\d+)\)", sent)) == told
+    assert ("INTO given" in sent) == bool(told)

@@ -81,6 +81,7 @@ class Batch(Generic[C]):
         claimed: calls that are claimed and not answered yet, the next one first.
         saving: answers that are not known to be committed: no call is made twice because the database was away.
         begun: whether a thread has taken it up.
+        at_work: whether one is at work on it now.
         look_again: seconds to its next look, while other runs have its cells in flight.
     """
 
@@ -92,7 +93,7 @@ class Batch(Generic[C]):
         self.tally = Tally(calls_done=len(calls))
         self.claimed: list[Claim] = []
         self.saving: list[Saving] = []
-        self.begun = False
+        self.begun = self.at_work = False
         self.look_again = LOOK_AGAIN
 
     def __str__(self) -> str:
@@ -103,12 +104,17 @@ class Batch(Generic[C]):
         """Whether there is nothing left of it that the database does not know."""
         return not (self.todo or self.claimed or self.saving)
 
-    def take_up(self) -> None:
-        """Make ready for a try: what failed the last time is to do again."""
-        self.begun = True
+    @contextmanager
+    def taken_up(self) -> Iterator[None]:
+        """For the time of a try; what failed the last time is to do again."""
+        self.begun = self.at_work = True
         again = {str(call) for call in self.failed}
         self.tally.failures = [failure for failure in self.tally.failures if failure.call not in again]
         self.todo, self.failed = self.failed + self.todo, []
+        try:
+            yield
+        finally:
+            self.at_work = False
 
 
 def batched(
@@ -218,8 +224,7 @@ def fetch_batch(batch: Batch[Call], work: Work, resources: Resources) -> Tally:
     """The work of :func:`ingest_batch`, in whatever process."""
     if resources.stopped and not batch.begun:
         raise RunEndingError("the run has to stop", value=resources.stopped.what)  # the run itself notes its calls
-    batch.take_up()
-    with stopping(resources):
+    with batch.taken_up(), stopping(resources):
         try:
             _make_calls(batch, work, resources)
         finally:

@@ -29,7 +29,7 @@ from tasks.batch import (
     told,
     worth_retrying,
 )
-from tasks.night import gather
+from tasks.night import gather, handing_out
 from tasks.resources import Resources, current
 
 
@@ -45,8 +45,7 @@ def look_up(batch: Batch[Look], work: Work) -> Tally:
         RunEndingError: another batch knows why the run has to stop, or somebody stops it.
     """
     resources = current()
-    batch.take_up()
-    with stopping(resources):
+    with batch.taken_up(), stopping(resources):
         while batch.todo:
             if resources.stopped:
                 raise RunEndingError("the run has to stop", value=resources.stopped.what)
@@ -77,7 +76,9 @@ def look_up_all(looks: Sequence[Look], work: Work, batch_size: int, resources: R
     """
     batches = batched(looks, batch_size, at_once=resources.settings.fetch_threads)
     looking: Task[..., Any] = look_up.with_options(**retries(resources.settings))
-    return gather(looking.map(batches, work=unmapped(work)), batches, resources)
+    with handing_out(batches, resources):
+        futures = looking.map(batches, work=unmapped(work))
+    return gather(futures, batches, resources)
 
 
 def _store(look: Look, work: Work, resources: Resources, tally: Tally) -> None:

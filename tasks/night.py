@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -38,6 +39,9 @@ from tasks.signals import left_cells
 #: Seconds for which a run that is stopped waits for its batches to note what they leave.
 GRACE: Final = 15.0
 
+#: Seconds between two looks whether they have.
+_TICK: Final = 0.05
+
 
 def announce(lines: Sequence[str], gates: Gates | None = None) -> list[str]:
     """Say what will be done before it is done, in the log and as an artifact; returns it, a line each."""
@@ -68,6 +72,26 @@ def _plan(told: Sequence[str], gates: Gates | None) -> str:
     return markdown.plan(told, resources.night, quota, dry_run=dry_run, link=link, found=found)
 
 
+@contextmanager
+def handing_out(batches: Sequence[Batch[Any]], resources: Resources) -> Iterator[None]:
+    """While batches are handed to threads, of which the first are at work before the last is handed out.
+
+    What breaks that off, Ctrl-C say, ends those at work: nobody has all of the futures that :func:`gather` would end.
+    """
+    try:
+        yield
+    except BaseException as broken_off:
+        _call_off(resources, broken_off)
+        until = time.monotonic() + GRACE
+        while any(batch.at_work for batch in batches) and time.monotonic() < until:
+            time.sleep(_TICK)
+        raise
+
+
+def _call_off(resources: Resources, broken_off: BaseException) -> None:
+    resources.abandon(RunEndingError("the run was stopped", value=type(broken_off).__name__))
+
+
 def gather(futures: Sequence[PrefectFuture[Tally]], batches: Sequence[Batch[Any]], resources: Resources) -> Tally:
     """What all batches add up to, those that failed for good included.
 
@@ -80,7 +104,7 @@ def gather(futures: Sequence[PrefectFuture[Tally]], batches: Sequence[Batch[Any]
             results = [future.result(raise_on_failure=False) for future in futures]
     except BaseException as broken_off:
         # Ctrl-C or a cancellation: batches at work note what they leave before the run tells its state.
-        resources.abandon(RunEndingError("the run was stopped", value=type(broken_off).__name__))
+        _call_off(resources, broken_off)
         wait([future for future, batch in zip(futures, batches, strict=True) if batch.begun], timeout=GRACE)
         raise
     for result in results:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from typing import Any
 
 import pytest
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from closingbell.store import Store
 from tests.night.command import start
@@ -62,3 +64,30 @@ def test_a_run_called_off_leaves_a_true_state(
     again = nights.retry(run_id=told["run_id"])
     assert (again["state"], again["stored_bars"]) == ("Completed", CELLS)
     assert again["inserted"] == CELLS - told["stored_bars"]
+
+
+def test_ctrl_c_while_batches_are_handed_out_ends_those_at_work(
+    nights: Nights, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first are at the vendor before the last is handed out; nobody waits there for the vendor's silence."""
+    nights.market.fault("stall", seconds=600, when="body", path="/range/", after=2)
+    for name, value in {"READ_TIMEOUT": "600", "CALL_TIMEOUT": "600"}.items():
+        nights.setenv(f"POLYGON_{name}", value)
+    nights.setenv("BATCH_SIZE", "2")
+    nights.setenv("FETCH_THREADS", "2")
+    hand_out = ThreadPoolTaskRunner.map
+
+    def broken_off(*arguments: Any, **options: Any) -> None:
+        hand_out(*arguments, **options)
+        while len(nights.bar_calls()) < 4:  # two are answered, two are not
+            threading.Event().wait(0.05)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadPoolTaskRunner, "map", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        nights.ingest(tickers=TICKERS, start="2026-02-02", end="2026-03-06")
+    monkeypatch.undo()
+
+    (row,) = store.records.runs()
+    assert row["state"] == "Cancelled"
+    assert store.records.audit()["polygon", "1d"].balanced

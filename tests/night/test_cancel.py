@@ -74,7 +74,6 @@ def test_ctrl_c_while_batches_are_handed_out_ends_those_at_work(
     for name, value in {"READ_TIMEOUT": "600", "CALL_TIMEOUT": "600"}.items():
         nights.setenv(f"POLYGON_{name}", value)
     nights.setenv("BATCH_SIZE", "2")
-    nights.setenv("FETCH_THREADS", "2")
     hand_out = ThreadPoolTaskRunner.map
 
     def broken_off(*arguments: Any, **options: Any) -> None:

@@ -29,7 +29,7 @@ from tasks.batch import (
     told,
     worth_retrying,
 )
-from tasks.night import gather, handing_out
+from tasks.night import ended_at_once, gather
 from tasks.resources import Resources, current
 
 
@@ -76,7 +76,7 @@ def look_up_all(looks: Sequence[Look], work: Work, batch_size: int, resources: R
     """
     batches = batched(looks, batch_size, at_once=resources.settings.fetch_threads)
     looking: Task[..., Any] = look_up.with_options(**retries(resources.settings))
-    with handing_out(batches, resources):
+    with ended_at_once(batches, resources):
         futures = looking.map(batches, work=unmapped(work))
     return gather(futures, batches, resources)
 

@@ -13,7 +13,7 @@ from uuid import UUID
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.futures import PrefectFuture, wait
+from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
@@ -73,23 +73,20 @@ def _plan(told: Sequence[str], gates: Gates | None) -> str:
 
 
 @contextmanager
-def handing_out(batches: Sequence[Batch[Any]], resources: Resources) -> Iterator[None]:
-    """While batches are handed to threads, of which the first are at work before the last is handed out.
+def ended_at_once(batches: Sequence[Batch[Any]], resources: Resources) -> Iterator[None]:
+    """While batches are handed to threads, of which the first are at work before the last is handed out, or waited for.
 
-    What breaks that off, Ctrl-C say, ends those at work: nobody has all of the futures that :func:`gather` would end.
+    What breaks that off, Ctrl-C or a cancellation, ends those at work: they note what they leave before the run tells
+    its state.
     """
     try:
         yield
     except BaseException as broken_off:
-        _call_off(resources, broken_off)
+        resources.abandon(RunEndingError("the run was stopped", value=type(broken_off).__name__))
         until = time.monotonic() + GRACE
         while any(batch.at_work for batch in batches) and time.monotonic() < until:
             time.sleep(_TICK)
         raise
-
-
-def _call_off(resources: Resources, broken_off: BaseException) -> None:
-    resources.abandon(RunEndingError("the run was stopped", value=type(broken_off).__name__))
 
 
 def gather(futures: Sequence[PrefectFuture[Tally]], batches: Sequence[Batch[Any]], resources: Resources) -> Tally:
@@ -99,14 +96,8 @@ def gather(futures: Sequence[PrefectFuture[Tally]], batches: Sequence[Batch[Any]
         ClosingbellError: the run had to stop: the first reason, after all batches have ended.
     """
     whole = Tally()
-    try:
-        with shown(resources.store.records):
-            results = [future.result(raise_on_failure=False) for future in futures]
-    except BaseException as broken_off:
-        # Ctrl-C or a cancellation: batches at work note what they leave before the run tells its state.
-        _call_off(resources, broken_off)
-        wait([future for future, batch in zip(futures, batches, strict=True) if batch.begun], timeout=GRACE)
-        raise
+    with ended_at_once(batches, resources), shown(resources.store.records):
+        results = [future.result(raise_on_failure=False) for future in futures]
     for result in results:
         if isinstance(result, BatchFailedError):
             result = result.tally

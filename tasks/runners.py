@@ -19,7 +19,7 @@ from closingbell.plan import Call
 from closingbell.report import Tally
 from closingbell.settings import Settings, TaskRunnerName
 from tasks.batch import Batch, Work, ingest_batch, retries
-from tasks.night import handing_out
+from tasks.night import ended_at_once
 from tasks.resources import Resources
 from tasks.threads import side_by_side
 
@@ -77,7 +77,7 @@ def _in_threads(work: Work, lanes: Lanes, resources: Resources) -> Iterator[Fetc
         side_by_side(len(lanes)) as runners,
     ):
         futures: list[PrefectFuture[Tally]] = []
-        with handing_out([batch for of_class in lanes.values() for batch in of_class], resources):
+        with ended_at_once([batch for of_class in lanes.values() for batch in of_class], resources):
             for runner, (lane, batches) in zip(runners, lanes.items(), strict=True):
                 step: Task[..., Any] = ingest_batch.with_options(**retries(resources.settings, lane))
                 futures += runner.map(step, {"batch": batches, "work": unmapped(work)})

@@ -15,6 +15,7 @@ import pytest
 from closingbell.errors import ConfigurationError
 from infra.market.process import MarketProcess
 from infra.market.replay import Replay
+from tests.minutes import read_minutes
 
 Get = Callable[..., httpx.Response]
 
@@ -142,7 +143,7 @@ def test_real_minutes_come_out_bit_for_bit_in_pages(tmp_path: Path, data: Path, 
         (tmp_path / f"{ticker}_{name}").symlink_to(data / "intraday" / name)
     with MarketProcess(replay=tmp_path) as market:
         for ticker, name in files.items():
-            frame = pd.read_csv(data / "intraday" / name, index_col=0, parse_dates=[0], float_precision="round_trip")
+            frame = read_minutes(data / "intraday" / name)
             days = f"{frame.index[0]:%Y-%m-%d}/{frame.index[-1]:%Y-%m-%d}"
             path = f"/v2/aggs/ticker/{ticker}/range/{{}}/{days}?limit=20000"
             served, pages = _pages(getter(market), path.format("1/minute"))

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from closingbell.store import open_store
 from infra.market.process import MarketProcess
+from tests.minutes import read_minutes
 from tests.night.conftest import NOW, Nights
 
 DAYS = {"start": "2026-03-02", "end": "2026-03-06"}
@@ -158,7 +159,7 @@ def test_without_minutes_there_is_nothing_to_derive_from(nights: Nights) -> None
 def test_real_minutes_are_stored_as_they_are(nights: Nights, data: Path, tmp_path: Path) -> None:
     """From the market that has them and nothing else, by the vendor's protocol."""
     path = data / "intraday" / "btc_perp_1m_2022-01.csv"
-    frame = pd.read_csv(path, index_col=0, parse_dates=[0], float_precision="round_trip")
+    frame = read_minutes(path)
     replay = tmp_path / "X:BTCUSD_1m.csv"
     replay.symlink_to(path)
     now = "2022-02-03T06:00:00+00:00"
@@ -188,7 +189,7 @@ def test_real_minutes_of_a_future_come_by_its_own_vendor(nights: Nights, data: P
     from tests.databento.gateway import KEY, Gateway, records
 
     path = data / "intraday" / "6EH4_1m_2024-01.csv.gz"
-    frame = pd.read_csv(path, index_col=0, parse_dates=[0], float_precision="round_trip")
+    frame = read_minutes(path)
     prices = frame[["open", "high", "low", "close"]].to_numpy()
     with Gateway(tmp_path / "gateway") as gateway:
         gateway.series["6E.v.0", "ohlcv-1m"] = records(frame.index.to_numpy(), prices, frame["volume"].to_numpy())

@@ -13,6 +13,7 @@ from closingbell.bars import BAR, NO_TRADES, VALUES, Bars
 from closingbell.calendar import calendar_for
 from closingbell.errors import ConfigurationError
 from closingbell.resample import check, resample, split, told
+from tests.minutes import read_minutes
 
 RULES = {"5m": "5min", "15m": "15min", "30m": "30min", "1h": "1h", "1d": "1D"}
 HOW = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
@@ -58,7 +59,7 @@ def test_it_equals_pandas_whatever_the_order_of_the_rows(timeframe: str) -> None
 @pytest.mark.parametrize("timeframe", RULES)
 @pytest.mark.parametrize("name", ["btc_perp_1m_2022-01.csv", "6EH4_1m_2024-01.csv.gz"])
 def test_it_equals_pandas_on_real_minutes(data: Path, name: str, timeframe: str) -> None:
-    frame = pd.read_csv(data / "intraday" / name, index_col=0, parse_dates=[0], float_precision="round_trip")
+    frame = read_minutes(data / "intraday" / name)
     made = resample(minutes(frame), timeframe)
     assert_equal_to_pandas(made, frame)
     exact = frame["volume"].groupby(frame.index.floor(RULES[timeframe])).agg(math.fsum)

@@ -74,7 +74,6 @@ def without_prefect() -> Iterator[None]:
             "tasks.vendors.Gates": OpenGates,
             "tasks.night.put_artifact": _nothing,
             "tasks.pictures.put_artifact": _nothing,
-            "tasks.night.wait": _nothing,
             "flows.night.fetching": _fetching(_Mapped(pool, ingest_batch)),
             "flows.night.look_at_splits": _look_at_splits,
             "flows.night.flow_run": SimpleNamespace(id=str(uuid4())),
@@ -105,8 +104,11 @@ def _fetching(mapped: _Mapped) -> Callable[[Work, Lanes, Resources], AbstractCon
     def fetching(work: Work, lanes: Lanes, resources: Resources) -> Iterator[Fetching]:
         batches = [batch for of_class in lanes.values() for batch in of_class]
         with resources.flushing(work.run_id, work.source, work.now) as flusher:
-            futures: Any = mapped.map(batches, work)
-            yield Fetching(futures, flusher.take)
+
+            def hand_out() -> Any:
+                return mapped.map(batches, work)
+
+            yield Fetching(hand_out, flusher.take)
 
     return fetching
 

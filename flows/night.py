@@ -178,12 +178,12 @@ def _night(run: Run) -> State[Any]:
         try:
             splits = look_at_splits(work, night.splits, resources)
             resources.look_around(night)
-            with fetching(work, by_class, resources) as at_work:
-                tally = steps.gather(at_work.futures, batches, resources)
+            with fetching(work, by_class, resources) as hands, steps.ended_at_once(batches, resources):
+                tally = steps.gather(hands.hand_out(), resources)
         except BaseException:
             leave_untried([batch for batch in batches if not batch.ended], work, resources)
             raise
-        tally.add(at_work.written())
+        tally.add(hands.written())
         tally.add(splits)
         tally.add(sweep_up(work, night, resources))
         tally.add(look_up_all(looks.at_minutes(night.minutes), work, run.batch_size, resources))

@@ -19,6 +19,7 @@ from distributed import KilledWorker, Security
 from distributed.client import Client, FutureCancelledError
 from prefect import Flow, Task, unmapped
 from prefect.context import FlowRunContext, SettingsContext, get_settings_context
+from prefect.futures import PrefectFuture
 from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError, RetryableError
@@ -48,7 +49,7 @@ _NO_PAGES: Final = {
 
 @contextmanager
 def in_cluster(work: Work, lanes: Lanes, resources: Resources) -> Iterator[Fetching]:
-    """Have the batches fetched by Dask workers for the time of the block.
+    """Dask workers who fetch the batches, for the time of the block.
 
     Raises:
         ConfigurationError: the scheduler does not answer, has no workers, or they do not know closingbell.
@@ -68,16 +69,20 @@ def in_cluster(work: Work, lanes: Lanes, resources: Resources) -> Iterator[Fetch
             with suppress(OSError, RuntimeError, TimeoutError):  # whoever is not reached finds the run gone
                 client.run(stop_here, work.run_id, error, at_once, on_error="ignore")
 
-        resources.tell = tell
-        try:
-            futures: list[Arrival] = []
+        futures: list[Arrival] = []
+
+        def hand_out() -> list[PrefectFuture[Tally]]:
             with _nothing_secret():
                 for lane, of_class in lanes.items():
                     step: Task[..., Any] = ingest_batch_here.with_options(**retries(resources.settings, lane))
                     with annotate(**_room(lane, lanes, resources.settings)):
                         sent = runner.map(step, {"batch": list(of_class), "run_id": unmapped(work.run_id)})
-                    futures += [Arrival(future, batch, there) for future, batch in zip(sent, of_class, strict=True)]
-            yield Fetching(list(futures), there.written)
+                    futures.extend(Arrival(future, batch, there) for future, batch in zip(sent, of_class, strict=True))
+            return list(futures)
+
+        resources.tell = tell
+        try:
+            yield Fetching(hand_out, there.written)
         except BaseException:
             client.cancel([future.wrapped_future for future in futures], force=True)
             raise

@@ -77,8 +77,7 @@ def look_up_all(looks: Sequence[Look], work: Work, batch_size: int, resources: R
     batches = batched(looks, batch_size, at_once=resources.settings.fetch_threads)
     looking: Task[..., Any] = look_up.with_options(**retries(resources.settings))
     with ended_at_once(batches, resources):
-        futures = looking.map(batches, work=unmapped(work))
-    return gather(futures, batches, resources)
+        return gather(looking.map(batches, work=unmapped(work)), resources)
 
 
 def _store(look: Look, work: Work, resources: Resources, tally: Tally) -> None:

@@ -74,10 +74,10 @@ def _plan(told: Sequence[str], gates: Gates | None) -> str:
 
 @contextmanager
 def ended_at_once(batches: Sequence[Batch[Any]], resources: Resources) -> Iterator[None]:
-    """While batches are handed to threads, of which the first are at work before the last is handed out, or waited for.
+    """For the time in which batches are handed out, of which the first are at work before the last is, and waited for.
 
     What breaks that off, Ctrl-C or a cancellation, ends those at work: they note what they leave before the run tells
-    its state.
+    its state. Between the two nothing may be left out: the run would wait for its threads, and they for the vendor.
     """
     try:
         yield
@@ -89,14 +89,14 @@ def ended_at_once(batches: Sequence[Batch[Any]], resources: Resources) -> Iterat
         raise
 
 
-def gather(futures: Sequence[PrefectFuture[Tally]], batches: Sequence[Batch[Any]], resources: Resources) -> Tally:
+def gather(futures: Sequence[PrefectFuture[Tally]], resources: Resources) -> Tally:
     """What all batches add up to, those that failed for good included.
 
     Raises:
         ClosingbellError: the run had to stop: the first reason, after all batches have ended.
     """
     whole = Tally()
-    with ended_at_once(batches, resources), shown(resources.store.records):
+    with shown(resources.store.records):
         results = [future.result(raise_on_failure=False) for future in futures]
     for result in results:
         if isinstance(result, BatchFailedError):

@@ -19,7 +19,6 @@ from closingbell.plan import Call
 from closingbell.report import Tally
 from closingbell.settings import Settings, TaskRunnerName
 from tasks.batch import Batch, Work, ingest_batch, retries
-from tasks.night import ended_at_once
 from tasks.resources import Resources
 from tasks.threads import side_by_side
 
@@ -29,14 +28,14 @@ Lanes = Mapping[AssetClass, Sequence[Batch[Call]]]
 
 @dataclass(frozen=True, slots=True)
 class Fetching:
-    """A run's batches, while they are fetched.
+    """Those who fetch a run's batches.
 
     Attributes:
-        futures: one for each batch, in the order of the lanes and of their batches.
+        hand_out: hands the batches to them, once; a future for each, in the order of the lanes and of their batches.
         written: what the database says was written beside what the batches tell; whole when the fetching is over.
     """
 
-    futures: list[PrefectFuture[Tally]]
+    hand_out: Callable[[], list[PrefectFuture[Tally]]]
     written: Callable[[], Tally]
 
 
@@ -54,7 +53,7 @@ def chosen(
 
 
 def fetching(work: Work, lanes: Lanes, resources: Resources) -> AbstractContextManager[Fetching]:
-    """Have the batches fetched for the time of the block, by those that the settings name.
+    """Those who fetch the batches, by the settings, for the time of the block.
 
     Raises:
         ConfigurationError: there is no such cluster here, or its workers are not fit for the run.
@@ -76,9 +75,12 @@ def _in_threads(work: Work, lanes: Lanes, resources: Resources) -> Iterator[Fetc
         resources.flushing(work.run_id, work.source, work.now) as flusher,
         side_by_side(len(lanes)) as runners,
     ):
-        futures: list[PrefectFuture[Tally]] = []
-        with ended_at_once([batch for of_class in lanes.values() for batch in of_class], resources):
+
+        def hand_out() -> list[PrefectFuture[Tally]]:
+            futures: list[PrefectFuture[Tally]] = []
             for runner, (lane, batches) in zip(runners, lanes.items(), strict=True):
                 step: Task[..., Any] = ingest_batch.with_options(**retries(resources.settings, lane))
                 futures += runner.map(step, {"batch": batches, "work": unmapped(work)})
-        yield Fetching(futures, flusher.take)
+            return futures
+
+        yield Fetching(hand_out, flusher.take)

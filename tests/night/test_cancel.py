@@ -11,7 +11,7 @@ import pytest
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from closingbell.store import Store
-from tests.night.command import start
+from tests.night.command import ended, start
 from tests.night.conftest import NOW, QUOTA, Nights
 
 pytestmark = pytest.mark.prefect
@@ -47,7 +47,7 @@ def test_a_run_called_off_leaves_a_true_state(
         assert run.poll() is None
         threading.Event().wait(0.05)
     run.send_signal(number)
-    out, errors = run.communicate(timeout=60)
+    out, errors = ended(run, 60)
 
     assert run.returncode == 130, errors
     told = json.loads(out)

@@ -24,7 +24,7 @@ from closingbell.store import Store
 from closingbell.universe import resolve
 from infra.market.process import MarketProcess
 from tests.databases import copied
-from tests.night.command import contents, finish, start
+from tests.night.command import contents, ended, finish, start
 from tests.night.conftest import NOW, Nights
 from tests.night.conftest import QUOTA as NIGHTS_QUOTA
 
@@ -216,7 +216,7 @@ def test_a_run_on_workers_can_be_called_off(nights: Nights, store: Store) -> Non
         assert run.poll() is None
         threading.Event().wait(0.05)
     run.send_signal(signal.SIGINT)
-    out, errors = run.communicate(timeout=60)
+    out, errors = ended(run, 60)
 
     assert run.returncode == 130, errors
     told = json.loads(out)

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from closingbell.settings import load
-from tests.night.command import start
+from tests.night.command import ended, start
 from tests.night.conftest import NOW, Nights
 from tests.security import search
 from tests.security.search import KEY, PASSWORD
@@ -184,12 +184,12 @@ def test_no_command_shows_a_secret(nights: Nights, places: Places, owner: sa.URL
             start(settings | away, *ingest),
             start(settings | {"DATABASE_URL": wrong}, "status"),
         ]
-        ended = [process.communicate(timeout=200) for process in running]
+        told = [ended(process) for process in running]
     codes = [process.returncode for process in running]
-    assert codes == [2, 2, 2], ended
+    assert codes == [2, 2, 2], told
     assert processes.looks > 10
     assert processes.found == set()
-    places.texts += [text for pair in ended for text in pair]
+    places.texts += [text for pair in told for text in pair]
     assert places.found() == []
     assert os.environ["POLYGON_API_KEY"] == KEY
 

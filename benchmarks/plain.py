@@ -117,9 +117,9 @@ class _Result:
     def __init__(self, future: Future[Any]) -> None:
         self._future = future
 
-    def result(self, *, raise_on_failure: bool) -> Any:
-        """Wait for it."""
-        return self._future.result()
+    def result(self, timeout: float, *, raise_on_failure: bool) -> Any:
+        """Wait for it so long."""
+        return self._future.result(timeout)
 
 
 def _look_at_splits(work: Any, span: Any, resources: Any) -> Any:

@@ -178,8 +178,8 @@ def _night(run: Run) -> State[Any]:
         try:
             splits = look_at_splits(work, night.splits, resources)
             resources.look_around(night)
-            with fetching(work, by_class, resources) as hands, steps.ended_at_once(batches, resources):
-                tally = steps.gather(hands.hand_out(), resources)
+            with fetching(work, by_class, resources) as hands:
+                tally = steps.gather(hands.hand_out, batches, resources)
         except BaseException:
             leave_untried([batch for batch in batches if not batch.ended], work, resources)
             raise

@@ -29,7 +29,7 @@ from tasks.batch import (
     told,
     worth_retrying,
 )
-from tasks.night import ended_at_once, gather
+from tasks.night import gather
 from tasks.resources import Resources, current
 
 
@@ -76,8 +76,7 @@ def look_up_all(looks: Sequence[Look], work: Work, batch_size: int, resources: R
     """
     batches = batched(looks, batch_size, at_once=resources.settings.fetch_threads)
     looking: Task[..., Any] = look_up.with_options(**retries(resources.settings))
-    with ended_at_once(batches, resources):
-        return gather(looking.map(batches, work=unmapped(work)), resources)
+    return gather(lambda: looking.map(batches, work=unmapped(work)), batches, resources)
 
 
 def _store(look: Look, work: Work, resources: Resources, tally: Tally) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -39,8 +40,9 @@ from tasks.signals import left_cells
 #: Seconds for which a run that is stopped waits for its batches to note what they leave.
 GRACE: Final = 15.0
 
-#: Seconds between two looks whether they have.
+#: Seconds between two looks whether they have, and whether a run is stopped.
 _TICK: Final = 0.05
+_LOOK: Final = 0.25
 
 
 def announce(lines: Sequence[str], gates: Gates | None = None) -> list[str]:
@@ -72,32 +74,23 @@ def _plan(told: Sequence[str], gates: Gates | None) -> str:
     return markdown.plan(told, resources.night, quota, dry_run=dry_run, link=link, found=found)
 
 
-@contextmanager
-def ended_at_once(batches: Sequence[Batch[Any]], resources: Resources) -> Iterator[None]:
-    """For the time in which batches are handed out, of which the first are at work before the last is, and waited for.
-
-    What breaks that off, Ctrl-C or a cancellation, ends those at work: they note what they leave before the run tells
-    its state. Between the two nothing may be left out: the run would wait for its threads, and they for the vendor.
-    """
-    try:
-        yield
-    except BaseException as broken_off:
-        resources.abandon(RunEndingError("the run was stopped", value=type(broken_off).__name__))
-        until = time.monotonic() + GRACE
-        while any(batch.at_work for batch in batches) and time.monotonic() < until:
-            time.sleep(_TICK)
-        raise
-
-
-def gather(futures: Sequence[PrefectFuture[Tally]], resources: Resources) -> Tally:
+def gather(
+    hand_out: Callable[[], Sequence[PrefectFuture[Tally]]], batches: Sequence[Batch[Any]], resources: Resources
+) -> Tally:
     """What all batches add up to, those that failed for good included.
+
+    Args:
+        hand_out: hands the batches to those who work on them.
+        batches: all of them; what breaks the handing out or the waiting off, such as Ctrl-C or a cancellation, ends
+            those that are worked on: they note what they leave before the run tells its state.
+        resources: the run's.
 
     Raises:
         ClosingbellError: the run had to stop: the first reason, after all batches have ended.
     """
     whole = Tally()
     with shown(resources.store.records):
-        results = [future.result(raise_on_failure=False) for future in futures]
+        results = _out_of_reach(lambda: _awaited(hand_out, batches, resources), resources)
     for result in results:
         if isinstance(result, BatchFailedError):
             result = result.tally
@@ -110,6 +103,59 @@ def gather(futures: Sequence[PrefectFuture[Tally]], resources: Resources) -> Tal
     if resources.stopped:
         raise resources.stopped
     return whole
+
+
+def _out_of_reach(work: Callable[[], list[Any]], resources: Resources) -> list[Any]:
+    """Do in another thread what must not be broken off just anywhere; a signal breaks off the waiting for it.
+
+    A signal's exception is raised wherever the main thread is just then. Where that is inside the method that takes a
+    lock, as those of the log and of queues have it, the lock is held for ever, and whoever wants it waits for ever.
+    """
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            results.extend(work())
+        except BaseException as error:  # noqa: BLE001  (it is raised where it is waited for)
+            errors.append(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(do,), name="gather", daemon=True)
+    try:
+        thread.start()
+        thread.join()
+    except BaseException as broken_off:
+        resources.abandon(RunEndingError("the run was stopped", value=type(broken_off).__name__))
+        if thread.is_alive():
+            thread.join(GRACE + _LOOK)
+        raise
+    if errors:
+        raise errors.pop()
+    return results
+
+
+def _awaited(
+    hand_out: Callable[[], Sequence[PrefectFuture[Tally]]], batches: Sequence[Batch[Any]], resources: Resources
+) -> list[Any]:
+    """What became of each batch. Once the run is abandoned, or this fails, no longer than those at work need."""
+    try:
+        return [_result(future, resources) for future in hand_out()]
+    except BaseException as broken_off:
+        resources.abandon(RunEndingError("the run was stopped", value=type(broken_off).__name__))
+        until = time.monotonic() + GRACE
+        while any(batch.at_work for batch in batches) and time.monotonic() < until:
+            time.sleep(_TICK)
+        raise
+
+
+def _result(future: PrefectFuture[Tally], resources: Resources) -> Any:
+    """What became of a batch; one that sleeps until its next try is not waited for once the run is abandoned."""
+    while True:
+        try:
+            return future.result(timeout=_LOOK, raise_on_failure=False)
+        except TimeoutError:
+            if resources.abandoned.is_set() and resources.stopped:
+                raise resources.stopped from None
 
 
 def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tally, begun: float) -> dict[str, Any]:

@@ -90,3 +90,38 @@ def test_ctrl_c_while_batches_are_handed_out_ends_those_at_work(
     (row,) = store.records.runs()
     assert row["state"] == "Cancelled"
     assert store.records.audit()["polygon", "1d"].balanced
+
+
+def test_a_signal_breaks_nothing_off_but_the_waiting(
+    nights: Nights, store: Store, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Its exception is raised wherever the main thread is: with a lock in hand, other threads would wait for ever."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    nights.market.fault("stall", seconds=600, when="body", path="/range/", after=2)
+    for name, value in {"READ_TIMEOUT": "600", "CALL_TIMEOUT": "600"}.items():
+        nights.setenv(f"POLYGON_{name}", value)
+    nights.setenv("BATCH_SIZE", "2")
+    hand_out, handed_out = ThreadPoolTaskRunner.map, list[int]()
+
+    def while_a_signal_comes(*arguments: Any, **options: Any) -> Any:
+        futures = hand_out(*arguments, **options)
+        while len(nights.bar_calls()) < 4:  # two are answered, two are not
+            threading.Event().wait(0.05)
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+        while not all(future.wrapped_future.done() for future in futures):
+            threading.Event().wait(0.05)
+        handed_out.append(len(futures))
+        return futures
+
+    monkeypatch.setattr(ThreadPoolTaskRunner, "map", while_a_signal_comes)
+    with pytest.raises(KeyboardInterrupt):
+        nights.ingest(tickers=TICKERS, start="2026-02-02", end="2026-03-06")
+    monkeypatch.undo()
+
+    assert handed_out == [len(TICKERS) // 2]
+    (row,) = store.records.runs()
+    assert row["state"] == "Cancelled"
+    assert store.records.audit()["polygon", "1d"].balanced

@@ -86,7 +86,7 @@ def gather(
         resources: the run's.
 
     Raises:
-        ClosingbellError: the run had to stop: the first reason, after all batches have ended.
+        ClosingbellError: the run had to stop: the first reason, after all that were worked on have ended.
     """
     whole = Tally()
     with shown(resources.store.records):

@@ -17,6 +17,11 @@ NEW_YORK: Final = ZoneInfo("America/New_York")
 CHICAGO: Final = ZoneInfo("America/Chicago")
 
 
+def in_utc(instant: datetime) -> datetime:
+    """An aware instant as bars have theirs: in UTC, without a time zone."""
+    return instant.astimezone(UTC).replace(tzinfo=None)
+
+
 def offsets_at(zone: ZoneInfo, utc: Instants) -> NDArray[np.timedelta64]:
     """What a zone's clocks are ahead of UTC at some instants, in their shape."""
     changes, offsets = _offsets(zone)

@@ -21,7 +21,7 @@ from closingbell.pictures.states import CODES, STATES
 from closingbell.store import pictured
 from closingbell.store.origin import FLAT, MADE
 from closingbell.text import visible
-from closingbell.zones import CHICAGO, NEW_YORK
+from closingbell.zones import CHICAGO, NEW_YORK, in_utc
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -175,7 +175,7 @@ class Candles:
     def _draw_events(self, prices: Axes, places: NDArray[np.int64], per: int) -> None:
         instants = self.rows["ts"]
         for found in self.events:
-            end = int(np.searchsorted(instants, np.datetime64(found["ts"].astimezone(UTC).replace(tzinfo=None))))
+            end = int(np.searchsorted(instants, np.datetime64(in_utc(found["ts"]))))
             if end >= len(instants):
                 continue
             back = min(found["bars"] - 1, end)
@@ -249,7 +249,7 @@ def read(
     found = pictured.chart(engine, ticker, timeframe, first, last, newest)
     rows = np.zeros(len(found.bars), _CANDLE)
     for row, each in zip(rows, found.bars, strict=True):
-        row["ts"], row["session"] = each.ts.astimezone(UTC).replace(tzinfo=None), each.session
+        row["ts"], row["session"] = np.datetime64(in_utc(each.ts)), each.session
         row["open"], row["high"], row["low"], row["close"], row["volume"] = each[2:7]
     vendors = [_vendor(each.source) for each in found.bars]
     factors = np.ones(len(rows))
@@ -296,7 +296,7 @@ def _events(found: Sequence[Any], rows: NDArray[np.void], factors: NDArray[np.fl
     )
     told = []
     for each in found:
-        at = int(np.searchsorted(rows["ts"], np.datetime64(each.ts.astimezone(UTC).replace(tzinfo=None))))
+        at = int(np.searchsorted(rows["ts"], np.datetime64(in_utc(each.ts))))
         factor = float(factors[min(at, len(rows) - 1)])
         row = {name: getattr(each, name) for name in names}
         for name in ("upper", "upper_slope", "lower", "lower_slope"):

@@ -68,6 +68,7 @@ from closingbell.store.selected import Block
 from closingbell.store.tls import is_here
 from closingbell.store.views import VIEWS, Views
 from closingbell.text import visible
+from closingbell.zones import in_utc
 
 # -- types and SQL -------------------------------------------------------------------------------------------------
 
@@ -82,7 +83,7 @@ class _Instant(sa.DateTime):
         def process(value: datetime | None) -> datetime | None:
             if value is not None and value.tzinfo is None:
                 raise ValueError(f"a naive datetime: {value}")
-            return value and value.astimezone(UTC).replace(tzinfo=None)
+            return value and in_utc(value)
 
         return process
 
@@ -1170,7 +1171,7 @@ def _as_stored(type_: sa.types.TypeEngine[Any], values: Sequence[Any]) -> Sequen
     if isinstance(type_, sa.Uuid):
         return [value and value.hex for value in values]
     if isinstance(type_, sa.DateTime):
-        return [value and value.astimezone(UTC).replace(tzinfo=None) for value in values]
+        return [value and in_utc(value) for value in values]
     return values
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -37,6 +37,7 @@ from closingbell.store.pulse import pulse
 from closingbell.store.redo import persistent
 from closingbell.store.schema import bar, gap, quarantine, revision, run, watermark
 from closingbell.store.ticker import of_ticker
+from closingbell.zones import in_utc
 
 #: What is counted of a run while it goes on; see :func:`closingbell.store.marks.counted`.
 COUNTERS: Final = ("actual_calls", "done_cells", "accepted_bars", "inserted", "rewritten")
@@ -630,6 +631,6 @@ def _few(found: Sequence[sa.Row[Any]], tickers: Sequence[str], timeframe: str) -
     rows = np.zeros(len(found), BAR)
     for row, (ticker, session, ts, close, volume) in zip(rows, found, strict=True):
         row["ticker"], row["session"] = number[ticker], session
-        row["ts"] = ts.astimezone(UTC).replace(tzinfo=None)  # a server tells instants in its own time zone
+        row["ts"] = np.datetime64(in_utc(ts))  # a server tells instants in its own time zone
         row["close"], row["volume"] = close, volume
     return Bars(tuple(tickers), rows, timeframe)

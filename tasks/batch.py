@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,8 +60,9 @@ GLANCES: Final = 4
 MOST_CLAIMS: Final = 25
 LONGEST_HOLD: Final = 2.0
 
-#: Seconds that a retry waits at most.
+#: Seconds that a retry waits at most, and such a part of them more.
 LONGEST_DELAY: Final = 60.0
+_JITTER: Final = 0.5
 
 
 class Batch(Generic[C]):
@@ -80,7 +82,7 @@ class Batch(Generic[C]):
         tally: what the batch adds up to.
         claimed: calls that are claimed and not answered yet, the next one first.
         saving: answers that are not known to be committed: no call is made twice because the database was away.
-        begun: whether a thread has taken it up.
+        tries: times that a thread has taken it up.
         at_work: whether one is at work on it now.
         look_again: seconds to its next look, while other runs have its cells in flight.
     """
@@ -93,11 +95,17 @@ class Batch(Generic[C]):
         self.tally = Tally(calls_done=len(calls))
         self.claimed: list[Claim] = []
         self.saving: list[Saving] = []
-        self.begun = self.at_work = False
+        self.tries = 0
+        self.at_work = False
         self.look_again = LOOK_AGAIN
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def begun(self) -> bool:
+        """Whether a thread has taken it up."""
+        return self.tries > 0
 
     @property
     def ended(self) -> bool:
@@ -107,7 +115,8 @@ class Batch(Generic[C]):
     @contextmanager
     def taken_up(self) -> Iterator[None]:
         """For the time of a try; what failed the last time is to do again."""
-        self.begun = self.at_work = True
+        self.tries += 1
+        self.at_work = True
         again = {str(call) for call in self.failed}
         self.tally.failures = [failure for failure in self.tally.failures if failure.call not in again]
         self.todo, self.failed = self.failed + self.todo, []
@@ -224,6 +233,7 @@ def fetch_batch(batch: Batch[Call], work: Work, resources: Resources) -> Tally:
     """The work of :func:`ingest_batch`, in whatever process."""
     if resources.stopped and not batch.begun:
         raise RunEndingError("the run has to stop", value=resources.stopped.what)  # the run itself notes its calls
+    wait_to_retry(batch, resources)
     with batch.taken_up(), stopping(resources):
         try:
             _make_calls(batch, work, resources)
@@ -275,12 +285,32 @@ def stopping(resources: Resources) -> Iterator[None]:
         raise RunEndingError("the run has to stop", value=error.what) from None
 
 
-def retries(settings: Settings, lane: AssetClass = "stocks") -> dict[str, Any]:
-    """Task options: as many retries as are set for an asset class, each after twice the wait of the last, and up to
-    half as much more."""
-    count = settings.retries_of(lane)
-    delays = [min(settings.retry_delay * 2**tries, LONGEST_DELAY) for tries in range(count)]
-    return {"retries": count, "retry_delay_seconds": delays or 0, "retry_jitter_factor": 0.5}
+def retries(settings: Settings) -> dict[str, Any]:
+    """Options of a task of the main thread: as many retries as are set, each after twice the wait of the last, and up
+    to half as much more."""
+    delays = [_delay(settings, tries) for tries in range(1, settings.max_retries + 1)]
+    return {"retries": settings.max_retries, "retry_delay_seconds": delays or 0, "retry_jitter_factor": _JITTER}
+
+
+def retries_in_threads(settings: Settings, lane: AssetClass = "stocks") -> dict[str, Any]:
+    """Options of a task over batches: as many retries as are set for an asset class, after :func:`wait_to_retry`.
+
+    Nothing wakes a thread that Prefect lets sleep until its next try: a run that is stopped would wait for it.
+    """
+    return {"retries": settings.retries_of(lane), "retry_delay_seconds": 0}
+
+
+def wait_to_retry(batch: Batch[Any], resources: Resources) -> None:
+    """Wait before another try, as :func:`retries` says, or until the run has to stop."""
+    if seconds := _delay(resources.settings, batch.tries):
+        seconds *= random.uniform(1.0, 1.0 + _JITTER)  # noqa: S311  (so that not all come at once)
+        get_run_logger().info("batch %s tries again in %.1f s", batch, seconds)
+        resources.wait(seconds)
+
+
+def _delay(settings: Settings, tries: int) -> float:
+    """Seconds to wait after so many tries."""
+    return min(settings.retry_delay * 2 ** (tries - 1), LONGEST_DELAY) if tries else 0.0
 
 
 def _make_calls(batch: Batch[Call], work: Work, resources: Resources) -> None:

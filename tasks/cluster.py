@@ -27,7 +27,7 @@ from closingbell.outcome import tickers
 from closingbell.plan import Call
 from closingbell.report import Failure, Tally
 from closingbell.settings import Settings
-from tasks.batch import Batch, BatchFailedError, Work, retries
+from tasks.batch import Batch, BatchFailedError, Work, retries_in_threads
 from tasks.logs import in_run_log
 from tasks.outpost import Errands, errand, ingest_batch_here, stop_here
 from tasks.resources import Resources
@@ -74,7 +74,9 @@ def in_cluster(work: Work, lanes: Lanes, resources: Resources) -> Iterator[Fetch
         def hand_out() -> list[PrefectFuture[Tally]]:
             with _nothing_secret():
                 for lane, of_class in lanes.items():
-                    step: Task[..., Any] = ingest_batch_here.with_options(**retries(resources.settings, lane))
+                    step: Task[..., Any] = ingest_batch_here.with_options(
+                        **retries_in_threads(resources.settings, lane)
+                    )
                     with annotate(**_room(lane, lanes, resources.settings)):
                         sent = runner.map(step, {"batch": list(of_class), "run_id": unmapped(work.run_id)})
                     futures.extend(Arrival(future, batch, there) for future, batch in zip(sent, of_class, strict=True))

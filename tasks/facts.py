@@ -24,9 +24,10 @@ from tasks.batch import (
     batched,
     end_if_unreached,
     may_pass,
-    retries,
+    retries_in_threads,
     stopping,
     told,
+    wait_to_retry,
     worth_retrying,
 )
 from tasks.night import gather
@@ -45,6 +46,7 @@ def look_up(batch: Batch[Look], work: Work) -> Tally:
         RunEndingError: another batch knows why the run has to stop, or somebody stops it.
     """
     resources = current()
+    wait_to_retry(batch, resources)
     with batch.taken_up(), stopping(resources):
         while batch.todo:
             if resources.stopped:
@@ -75,7 +77,7 @@ def look_up_all(looks: Sequence[Look], work: Work, batch_size: int, resources: R
         ClosingbellError: the run had to stop.
     """
     batches = batched(looks, batch_size, at_once=resources.settings.fetch_threads)
-    looking: Task[..., Any] = look_up.with_options(**retries(resources.settings))
+    looking: Task[..., Any] = look_up.with_options(**retries_in_threads(resources.settings))
     return gather(lambda: looking.map(batches, work=unmapped(work)), batches, resources)
 
 

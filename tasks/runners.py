@@ -18,7 +18,7 @@ from closingbell.errors import ConfigurationError
 from closingbell.plan import Call
 from closingbell.report import Tally
 from closingbell.settings import Settings, TaskRunnerName
-from tasks.batch import Batch, Work, ingest_batch, retries
+from tasks.batch import Batch, Work, ingest_batch, retries_in_threads
 from tasks.resources import Resources
 from tasks.threads import side_by_side
 
@@ -79,7 +79,7 @@ def _in_threads(work: Work, lanes: Lanes, resources: Resources) -> Iterator[Fetc
         def hand_out() -> list[PrefectFuture[Tally]]:
             futures: list[PrefectFuture[Tally]] = []
             for runner, (lane, batches) in zip(runners, lanes.items(), strict=True):
-                step: Task[..., Any] = ingest_batch.with_options(**retries(resources.settings, lane))
+                step: Task[..., Any] = ingest_batch.with_options(**retries_in_threads(resources.settings, lane))
                 futures += runner.map(step, {"batch": batches, "work": unmapped(work)})
             return futures
 

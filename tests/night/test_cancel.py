@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from closingbell.errors import ConfigurationError
 from closingbell.store import Store
+from tasks import batch
+from tasks.resources import Resources
 from tests.night.command import ended, start
 from tests.night.conftest import NOW, QUOTA, Nights
 
@@ -124,4 +128,34 @@ def test_a_signal_breaks_nothing_off_but_the_waiting(
     assert handed_out == [len(TICKERS) // 2]
     (row,) = store.records.runs()
     assert row["state"] == "Cancelled"
+    assert store.records.audit()["polygon", "1d"].balanced
+
+
+@pytest.mark.parametrize("why", ["ctrl-c", "a wrong key"])
+def test_a_batch_that_waits_for_its_next_try_is_not_waited_for(
+    why: str, nights: Nights, store: Store, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    monkeypatch.setattr(batch, "LONGEST_DELAY", 3600.0)
+    nights.setenv("RETRY_DELAY", "3600")
+    nights.setenv("BATCH_SIZE", "1")
+    nights.market.fault("status", status=503, path="/AAPL/range/")
+    wait, main = Resources.wait, threading.main_thread().ident
+    assert main is not None
+
+    def then_it_ends(resources: Resources, seconds: float) -> None:
+        if why == "ctrl-c":
+            signal.pthread_kill(main, signal.SIGINT)
+        else:
+            resources.stop(ConfigurationError("the vendor rejects the key"))
+        wait(resources, seconds)
+
+    monkeypatch.setattr(Resources, "wait", then_it_ends)
+    with pytest.raises(KeyboardInterrupt) if why == "ctrl-c" else nullcontext():
+        nights.ingest(tickers=["AAPL", "MSFT"], start="2026-02-02", end="2026-03-06")
+
+    (row,) = store.records.runs()
+    assert row["state"] == ("Cancelled" if why == "ctrl-c" else "Failed")
+    assert len([path for path in nights.bar_calls() if "/AAPL/" in path]) == 1
     assert store.records.audit()["polygon", "1d"].balanced

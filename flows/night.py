@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from prefect.states import Completed
 
 from closingbell import identity, looks, report
 from closingbell import universe as universes
-from closingbell.errors import ClosingbellError
+from closingbell.errors import ClosingbellError, RunEndingError
 from closingbell.night import with_former, work_out
 from closingbell.request import Request, build
 from closingbell.settings import Settings
@@ -28,6 +29,7 @@ from tasks.batch import Work, lanes, leave_untried
 from tasks.derive import derive_all
 from tasks.endurance import enduring
 from tasks.facts import look_up_all
+from tasks.interrupts import heard
 from tasks.memory import give_back, keep_modules
 from tasks.resources import Resources, opened
 from tasks.runners import fetching
@@ -132,6 +134,7 @@ def run(
         try:
             stack.enter_context(enduring())
             resources = stack.enter_context(opened())
+            stack.enter_context(heard(partial(resources.abandon, RunEndingError("the run was stopped"))))
             resources.settings = hands(resources.settings) if hands else resources.settings
             request, size = ask(resources), batch_size or resources.settings.batch_size
             request = resources.choose(request) if calls else request
@@ -143,6 +146,8 @@ def run(
         except BaseException as error:
             # A bug, Ctrl-C or a cancellation: Prefect handles it, but the run's row shall not say "Running" for ever.
             by = _ASKED_TO.get(type(error))
+            if by and resources:
+                resources.abandon(RunEndingError("the run was stopped"))
             message = f"the run was stopped by {by}" if by else f"the run was broken off by {type(error).__name__}"
             spent = time.monotonic() - begun
             told = report.stopped(run_id, flow, message, request, spent, "Cancelled" if by else "Failed")

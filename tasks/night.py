@@ -244,7 +244,10 @@ def give_up(told: dict[str, Any], resources: Resources | None, error: BaseExcept
             logger.error("the run had ended %s, and stays so: %s", row["state"], told["error"])
             return Failed(message=told["error"])
         if resources:
-            _say_what_there_is(told, resources)
+            try:
+                _say_what_there_is(told, resources)
+            except ClosingbellError as unsaid:
+                logger.error("the report does not say what there is: %s", unsaid)
             resources.store.records.end_run(UUID(told["run_id"]), told["state"], told)
             if row and resources.night:
                 put_coverage(resources, resources.night)
@@ -265,6 +268,7 @@ def _say_what_there_is(told: dict[str, Any], resources: Resources) -> None:
     if night is None:
         return
     row = records.progress(UUID(told["run_id"]))
+    told["next_command"] = f"closingbell retry {told['run_id']}" if row else None
     found, parts = _reconciled(resources, night)
     told |= {
         "plan": night.plan.summary(),
@@ -277,7 +281,6 @@ def _say_what_there_is(told: dict[str, Any], resources: Resources) -> None:
         "parts": parts,
         "inserted": row["inserted"] if row else 0,
         "rewritten": row["rewritten"] if row else 0,
-        "next_command": f"closingbell retry {told['run_id']}" if row else None,
     }
 
 

@@ -209,11 +209,13 @@ class Resources:
             self.abandoned.set()
             if self.vendor:
                 self.vendor.abort()
+            threading.Thread(target=self.store.interrupt, name="interrupt", daemon=True).start()
         if news and self.tell:
             self.tell(error, at_once)
 
     def abandon(self, error: ClosingbellError) -> None:
-        """Stop within moments: calls on their way are cut off, and whoever waits for the quota is sent home."""
+        """Stop within moments: calls on their way are cut off, whoever waits for the quota is sent home, and what the
+        database is asked for or keeps waiting is broken off."""
         self._stop(error, at_once=True)
 
     def wait(self, seconds: float) -> None:

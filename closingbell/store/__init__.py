@@ -14,6 +14,7 @@ from closingbell.errors import ConfigurationError
 from closingbell.store.audit import Reconciliation
 from closingbell.store.facts import Facts
 from closingbell.store.faults import unreadable
+from closingbell.store.interrupt import interrupt
 from closingbell.store.patience import Patience
 from closingbell.store.records import Records
 from closingbell.store.writer import Writer
@@ -39,6 +40,10 @@ class Store:
     writer: Writer
     records: Records
     facts: Facts
+
+    def interrupt(self) -> None:
+        """Break off what a run that is being stopped waits for; see :func:`closingbell.store.interrupt.interrupt`."""
+        interrupt(self.engine)
 
     def close(self) -> None:
         """Close the connections."""

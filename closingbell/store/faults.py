@@ -8,7 +8,7 @@ driver's error means is each kind of database's own matter (:meth:`closingbell.s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import sqlalchemy as sa
@@ -115,7 +115,9 @@ def unreadable() -> ConfigurationError:
 
 
 @contextmanager
-def transaction(engine: sa.Engine, *, snapshot: bool = False, wait: Wait | None = None) -> Iterator[sa.Connection]:
+def transaction(
+    engine: sa.Engine, *, snapshot: bool = False, wait: Wait | None = None, lasting: bool = False
+) -> Iterator[sa.Connection]:
     """A connection in a transaction, committed at the end; its errors are the project's own.
 
     A database that is away when the transaction begins is waited for, as long as the engine's patience says.
@@ -124,6 +126,7 @@ def transaction(engine: sa.Engine, *, snapshot: bool = False, wait: Wait | None 
         engine: of a store.
         snapshot: only read, and all of it as of one moment, whatever other transactions commit meanwhile.
         wait: the wait that this one is a part of, which sees to locks itself; None: one of its own.
+        lasting: it is there to last, and is not broken off when the run is being stopped.
 
     Raises:
         ConfigurationError: the database refuses for a reason that a person has to mend.
@@ -131,14 +134,18 @@ def transaction(engine: sa.Engine, *, snapshot: bool = False, wait: Wait | None 
         FatalError: it refused a statement.
     """
     failure: ClosingbellError | None = None
+    patience, database = patience_of(engine), database_of(engine)
     connection = _connected(engine, wait)
     try:
-        with connection:
+        with connection, ExitStack() as stack:
             if snapshot:
-                connection = connection.execution_options(**database_of(engine).snapshot)
+                connection = connection.execution_options(**database.snapshot)
+            if wait is None and not lasting:
+                stack.enter_context(patience.noting(connection.connection.driver_connection))
             with connection.begin():
                 if wait is None:
-                    database_of(engine).bound(connection, patience_of(engine).lock_timeout)
+                    seconds = patience.lock_timeout
+                    database.bound(connection, seconds if database.bounds_statements else patience.for_lock(seconds))
                 yield connection
     except driver_errors(engine) as error:
         failure = explain(error, engine)

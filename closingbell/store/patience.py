@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -22,10 +24,39 @@ LONGEST: Final = 15.0
 #: A database that has never answered may have a wrong address as well: it is waited for no longer than a restart takes.
 FIRST_CONTACT: Final = 30.0
 
+#: Seconds that a run which is being stopped waits for a lock.
+HURRIED: Final = 2.0
+
 #: How often a wait looks whether it has to end.
 _TICK: Final = 0.1
 
 _OPTION: Final = "closingbell_patience"
+
+
+@dataclass(slots=True, eq=False)
+class UnderWay:
+    """A transaction that is under way.
+
+    Attributes:
+        driver: its connection, as the driver has it.
+        begun: what the database knows it by, where what it writes is not to be written again; else None.
+    """
+
+    driver: Any
+    begun: Any
+    _over: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def cancel(self) -> None:
+        """Break off the statement that it waits for, if it waits for one."""
+        with self._lock:  # its connection is nobody else's meanwhile
+            if not self._over:
+                self.driver.cancel()
+
+    def end(self) -> None:
+        """It is over."""
+        with self._lock:
+            self._over = True
 
 
 @dataclass(slots=True)
@@ -38,6 +69,7 @@ class Patience:
         stopped: says that the run is being stopped: a wait then ends at once. May be called often, from any thread.
         met: whether the database has answered before.
         written: whether a transaction that wrote has been committed before.
+        under_way: the transactions that are.
     """
 
     seconds: float = 0.0
@@ -45,6 +77,7 @@ class Patience:
     lock_timeout: float = 0.0
     met: bool = False
     written: bool = False
+    under_way: set[UnderWay] = field(default_factory=set)
 
     def option(self) -> dict[str, Patience]:
         """What binds it to an engine, as its execution options."""
@@ -54,6 +87,21 @@ class Patience:
     def over(self) -> bool:
         """Whether the run is being stopped."""
         return self.stopped is not None and self.stopped()
+
+    def for_lock(self, seconds: float) -> float:
+        """How long a lock is waited for that else would be for so many seconds; 0: for as long as it takes."""
+        return min(seconds or HURRIED, HURRIED) if self.over else seconds
+
+    @contextmanager
+    def noting(self, driver: Any, begun: Any = None) -> Iterator[None]:
+        """Note a transaction as under way for the time of the block; see :class:`UnderWay`."""
+        one = UnderWay(driver, begun)
+        self.under_way.add(one)
+        try:
+            yield
+        finally:
+            one.end()
+            self.under_way.discard(one)
 
 
 def patience_of(engine: sa.Engine) -> Patience:

@@ -51,7 +51,7 @@ def pulse(engine: sa.Engine, run_id: UUID) -> Iterator[None]:
 def _hold(engine: sa.Engine, run_id: UUID) -> tuple[ExitStack, sa.Connection]:
     """A transaction that holds the lock, with what ends it."""
     with ExitStack() as stack:
-        connection = stack.enter_context(transaction(engine))
+        connection = stack.enter_context(transaction(engine, lasting=True))
         # A machine that dies says no farewell: its server finds out by asking, and must not mind the silence.
         database_of(connection).keep_idle(connection)
         database_of(connection).lock(connection, life(run_id))

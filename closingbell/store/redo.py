@@ -152,9 +152,12 @@ class Redo:
         if locked:
             only_look = not self._patience.seconds and not self._database.bounds_statements
             seconds = _GLANCE if only_look else max(seconds, _GLANCE)
+        if not self._database.bounds_statements:
+            seconds = self._patience.for_lock(seconds)
         with transaction(self._engine, wait=wait) as connection:
             begun = attempt.begun = self._database.begin(connection, seconds, locked)
-            with _watched(self._engine, connection, begun, holders) if locked else nullcontext():
+            watched = _watched(self._engine, connection, begun, holders) if locked else nullcontext()
+            with watched, self._patience.noting(connection.connection.driver_connection, begun):
                 attempt.results.append(work(connection))
         return attempt.results[0]
 

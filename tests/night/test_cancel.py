@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from closingbell.errors import ConfigurationError
@@ -159,3 +160,39 @@ def test_a_batch_that_waits_for_its_next_try_is_not_waited_for(
     assert row["state"] == ("Cancelled" if why == "ctrl-c" else "Failed")
     assert len([path for path in nights.bar_calls() if "/AAPL/" in path]) == 1
     assert store.records.audit()["polygon", "1d"].balanced
+
+
+@pytest.mark.postgres_only("its locks on tables")
+@pytest.mark.parametrize("lock", ["LOCK TABLE bar IN ACCESS EXCLUSIVE MODE", "LOCK TABLE bar IN SHARE MODE"])
+def test_what_somebody_has_locked_is_not_waited_for(
+    lock: str, nights: Nights, store: Store, request: pytest.FixtureRequest
+) -> None:
+    """The plan waits for the one, in the main thread, and what is fetched for the other, in the writer's."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    nights.setenv("DATABASE_LOCK_TIMEOUT", "3600")
+    waits = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def call_off() -> None:
+        with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while not connection.execute(waits).scalar_one():
+                threading.Event().wait(0.05)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    caller = threading.Thread(target=call_off, daemon=True)
+    with store.engine.connect() as stranger:
+        stranger.exec_driver_sql(lock)
+        caller.start()
+        with pytest.raises(KeyboardInterrupt):
+            nights.ingest(tickers=TICKERS, start="2026-02-02", end="2026-03-06")
+    caller.join()
+    (report,) = (nights.home / "runs").glob("*.json")
+    assert json.loads(report.read_text())["state"] == "Cancelled"
+    assert [row["state"] for row in store.records.runs()] == ([] if "ACCESS" in lock else ["Cancelled"])
+
+    again = nights.ingest(tickers=TICKERS, start="2026-02-02", end="2026-03-06")
+    assert (again["state"], again["stored_bars"]) == ("Completed", CELLS)

@@ -20,7 +20,7 @@ from wire import COMMIT, Wire
 from closingbell.errors import RetryableError, RunEndingError
 from closingbell.outcome import FlushResult
 from closingbell.store import Store, Writer, open_store
-from closingbell.store.faults import LockedError, transaction
+from closingbell.store.faults import LockedError, RaceError, transaction
 from closingbell.store.redo import Redo
 from infra import cluster, migrations
 from infra.postgres import EmbeddedPostgres
@@ -361,6 +361,35 @@ def test_a_run_that_is_stopped_does_not_wait_for_a_lock(
             stopped.set()
             with pytest.raises(RunEndingError):
                 waiting.result()
+
+
+def test_a_stop_breaks_off_what_only_reads_or_waits_and_lets_writes_through(store: Store, database_url: str) -> None:
+    stopped = threading.Event()
+    with closing(open_store(database_url, lock_timeout=10 * TIME, stopped=stopped.is_set)) as ours:
+        run_id = start(ours)
+
+        def slow(connection: sa.Connection, seconds: float) -> int:
+            return len(connection.execute(sa.select(sa.func.pg_sleep(seconds))).all())
+
+        def read() -> int:
+            with transaction(ours.engine) as connection:
+                return slow(connection, 10 * TIME)
+
+        redo = Redo(ours.engine, retries=0, delay=0.0, lock_timeout=0.0)
+        with locked(store, LOCKS[0]):
+            reading, waiting = InBackground(read), InBackground(lambda: flush(ours, run_id))
+            writing = InBackground(lambda: redo(lambda connection: slow(connection, 1.0)))
+            under_way = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = "
+            until(lambda: query(store, under_way + "'PgSleep'") == [(2,)] and query(store, under_way + "'relation'"))
+            stopped.set()
+            ours.interrupt()
+            with pytest.raises(RaceError, match="cancelled a statement"):
+                reading.result()
+            with pytest.raises(RunEndingError):
+                waiting.result()
+            assert writing.result() == 1
+            with pytest.raises(RunEndingError):  # what begins after the stop does not wait long
+                flush(ours, run_id)
 
 
 def test_a_deadlock_is_run_again(store: Store, caplog: pytest.LogCaptureFixture) -> None:

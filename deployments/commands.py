@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import date
@@ -36,8 +38,11 @@ if TYPE_CHECKING:
     from closingbell.settings import Settings
     from deployments.progress import Watch
 
-#: Seconds that sending the last of a run's log may take.
+#: Seconds that sending the last of a run's log may take, and the state of one that was called off.
 _SENDING: Final = 10
+
+#: Seconds between two looks whether such a run is over.
+_LOOK: Final = 0.25
 
 batch_size_option = click.option(
     "--batch-size",
@@ -342,8 +347,9 @@ def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> N
     # Prefect reads this when it is imported: the terminal belongs to the progress bar, the UI has the full log.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with ExitStack() as stack:
-        stack.enter_context(ended_by_signals())
+        ended = stack.enter_context(ended_by_signals())
         _require(stack.enter_context(joined_or_started(settings))["PREFECT_API_URL"])
+        import httpx
         from prefect.exceptions import TerminationSignal
 
         if settings.database_url is None:
@@ -359,7 +365,15 @@ def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> N
 
         stack.callback(_send_what_waits)
         try:
-            state: Any = flow.with_options(on_running=[on_running])(**parameters, return_state=True)
+            with _not_kept_by_prefect(lambda: ended.is_set() and _report(settings, begun) is not None):
+                state: Any = flow.with_options(on_running=[on_running])(**parameters, return_state=True)
+        except httpx.HTTPError as error:
+            told = _report(settings, begun)
+            if told is None:
+                raise
+            show(told, report.lines(told), as_json)
+            click.echo(f"the Prefect server was not told how the run ended: {type(error).__name__}", err=True)
+            sys.exit(exit_code(told))
         except (KeyboardInterrupt, TerminationSignal):
             if told := _report(settings, begun):
                 show(told, report.lines(told), as_json)
@@ -371,6 +385,27 @@ def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> N
         sys.exit(OK if state.is_completed() else CANNOT_RUN)
     show(told, report.lines(told), as_json)
     sys.exit(exit_code(told))
+
+
+@contextmanager
+def _not_kept_by_prefect(over: Callable[[], bool]) -> Iterator[None]:
+    """Break the block off when all is ``over`` and only Prefect goes on: it asks a server that is away for minutes."""
+    ended, main = threading.Event(), threading.main_thread().ident
+
+    def look() -> None:
+        while not over():
+            if ended.wait(_LOOK):
+                return
+        if not ended.wait(_SENDING) and main is not None:
+            signal.pthread_kill(main, signal.SIGINT)
+
+    looking = threading.Thread(target=look, name="not kept by Prefect", daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        looking.join()
 
 
 def _require(api_url: str) -> None:

@@ -7,6 +7,7 @@ import signal
 import threading
 from contextlib import nullcontext
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from tasks import batch
 from tasks.resources import Resources
 from tests.night.command import ended, start
 from tests.night.conftest import NOW, QUOTA, Nights
+from tests.proxy import Proxy
 
 pytestmark = pytest.mark.prefect
 
@@ -196,3 +198,39 @@ def test_what_somebody_has_locked_is_not_waited_for(
 
     again = nights.ingest(tickers=TICKERS, start="2026-02-02", end="2026-03-06")
     assert (again["state"], again["stored_bars"]) == ("Completed", CELLS)
+
+
+def test_a_prefect_server_that_went_away_keeps_nobody_from_calling_a_run_off(
+    nights: Nights, store: Store, prefect_api: str
+) -> None:
+    nights.market.fault("stall", seconds=600, when="body", path="/range/", after=2)
+    server = urlsplit(prefect_api)
+    assert server.port is not None
+    with Proxy(server.port) as proxy:
+        environment = {
+            "DATABASE_URL": nights.database_url,
+            "POLYGON_BASE_URL": nights.market.url,
+            "POLYGON_API_KEY": "any",
+            "POLYGON_READ_TIMEOUT": "600",
+            "POLYGON_CALL_TIMEOUT": "600",
+            "POLYGON_CALLS_PER_MINUTE": QUOTA,
+            "CLOSINGBELL_HOME": str(nights.home),
+            "CLOSINGBELL_NOW": NOW,
+            "PREFECT_API_URL": server._replace(netloc=f"{server.hostname}:{proxy.port}").geturl(),
+            "PREFECT_CLIENT_MAX_RETRIES": "0",
+        }
+        run = start(environment, "ingest", "-t", ",".join(TICKERS), "--start", "2026-02-02", "--end", "2026-03-06")
+        while len(nights.bar_calls()) < 3:
+            assert run.poll() is None
+            threading.Event().wait(0.05)
+        proxy.cut()
+        run.send_signal(signal.SIGINT)
+        out, errors = ended(run)
+
+    assert run.returncode == 130, errors
+    told = json.loads(out)
+    assert (told["state"], told["unexplained"]) == ("Cancelled", {})
+    assert "the Prefect server was not told how the run ended: " in errors
+    assert "Traceback" not in errors
+    (row,) = store.records.runs()
+    assert row["state"] == "Cancelled"

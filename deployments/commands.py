@@ -363,11 +363,13 @@ def _run(module: str, name: str, parameters: dict[str, Any], as_json: bool) -> N
             if watch:
                 watch.run_id = flow_run.id
 
-        stack.callback(_send_what_waits)
+        away = threading.Event()
+        stack.callback(lambda: _send_what_waits(1 if away.is_set() else _SENDING))
         try:
             with _not_kept_by_prefect(lambda: ended.is_set() and _report(settings, begun) is not None):
                 state: Any = flow.with_options(on_running=[on_running])(**parameters, return_state=True)
         except httpx.HTTPError as error:
+            away.set()
             told = _report(settings, begun)
             if told is None:
                 raise
@@ -428,13 +430,13 @@ def _require(api_url: str) -> None:
         )
 
 
-def _send_what_waits() -> None:
+def _send_what_waits(seconds: float) -> None:
     """Send the log and the events while their server is there: else Prefect tries for a minute after it has gone."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
-    APILogWorker.drain_all(timeout=_SENDING)
-    EventsWorker.drain_all(timeout=_SENDING)
+    APILogWorker.drain_all(timeout=seconds)
+    EventsWorker.drain_all(timeout=seconds)
 
 
 def exit_code(told: Mapping[str, Any]) -> int:

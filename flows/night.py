@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -129,30 +130,37 @@ def run(
         hands: who makes the calls, where a person chose for this run alone; None: as set.
     """
     begun, run_id = time.monotonic(), as_run_id(flow_run.id)
-    request, resources = None, None
+    request, resources, called_off = None, None, threading.Event()
     with ExitStack() as stack:
         try:
             stack.enter_context(enduring())
             resources = stack.enter_context(opened())
-            stack.enter_context(heard(partial(resources.abandon, RunEndingError("the run was stopped"))))
+            stack.enter_context(heard(partial(_call_off, resources, called_off)))
             resources.settings = hands(resources.settings) if hands else resources.settings
             request, size = ask(resources), batch_size or resources.settings.batch_size
             request = resources.choose(request) if calls else request
             now = resources.clock.now()
             return (job or _night)(Run(run_id, flow, resources, request, size, dry_run, begun, now))
         except ClosingbellError as error:
-            told = report.stopped(run_id, flow, str(error), request, time.monotonic() - begun)
-            return steps.give_up(told, resources, error)
+            # Python swallows a signal's exception where nobody can catch it: it was heard all the same.
+            state = "Cancelled" if called_off.is_set() else "Failed"
+            told = report.stopped(run_id, flow, str(error), request, time.monotonic() - begun, state)
+            return steps.give_up(told, resources, None if called_off.is_set() else error)
         except BaseException as error:
             # A bug, Ctrl-C or a cancellation: Prefect handles it, but the run's row shall not say "Running" for ever.
             by = _ASKED_TO.get(type(error))
             if by and resources:
-                resources.abandon(RunEndingError("the run was stopped"))
+                _call_off(resources, called_off)
             message = f"the run was stopped by {by}" if by else f"the run was broken off by {type(error).__name__}"
             spent = time.monotonic() - begun
             told = report.stopped(run_id, flow, message, request, spent, "Cancelled" if by else "Failed")
             steps.give_up(told, resources)
             raise
+
+
+def _call_off(resources: Resources, called_off: threading.Event) -> None:
+    called_off.set()
+    resources.abandon(RunEndingError("the run was stopped"))
 
 
 def _night(run: Run) -> State[Any]:

@@ -231,9 +231,9 @@ def ingest_batch(batch: Batch[Call], work: Work) -> Tally:
 
 def fetch_batch(batch: Batch[Call], work: Work, resources: Resources) -> Tally:
     """The work of :func:`ingest_batch`, in whatever process."""
-    if resources.stopped and not batch.begun:
-        raise RunEndingError("the run has to stop", value=resources.stopped.what)  # the run itself notes its calls
     wait_to_retry(batch, resources)
+    if resources.stopped and not batch.saving:
+        raise RunEndingError("the run has to stop", value=resources.stopped.what)  # the run itself notes its calls
     with batch.taken_up(), stopping(resources):
         try:
             _make_calls(batch, work, resources)

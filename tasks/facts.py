@@ -47,6 +47,8 @@ def look_up(batch: Batch[Look], work: Work) -> Tally:
     """
     resources = current()
     wait_to_retry(batch, resources)
+    if resources.stopped:
+        raise RunEndingError("the run has to stop", value=resources.stopped.what)
     with batch.taken_up(), stopping(resources):
         while batch.todo:
             if resources.stopped:

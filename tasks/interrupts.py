@@ -12,6 +12,9 @@ from typing import Final
 #: Those that end a run.
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
+#: Seconds that the end of the block waits for who is being told.
+_LAST: Final = 1.0
+
 
 @contextmanager
 def heard(tell: Callable[[], None]) -> Iterator[None]:
@@ -27,9 +30,10 @@ def heard(tell: Callable[[], None]) -> Iterator[None]:
     mouth.setblocking(False)
 
     def listen() -> None:
-        while numbers := ear.recv(64):
-            if any(number in _ENDING for number in numbers):
-                tell()
+        with ear:
+            while numbers := ear.recv(64):
+                if any(number in _ENDING for number in numbers):
+                    tell()
 
     listener = threading.Thread(target=listen, name="signals", daemon=True)
     listener.start()
@@ -39,5 +43,4 @@ def heard(tell: Callable[[], None]) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(before)
         mouth.close()
-        listener.join()
-        ear.close()
+        listener.join(_LAST)

@@ -14,7 +14,7 @@ from uuid import UUID
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectConcurrentFuture, PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
@@ -113,21 +113,28 @@ def _out_of_reach(work: Callable[[], list[Any]], resources: Resources) -> list[A
     """
     results: list[Any] = []
     errors: list[BaseException] = []
+    # Not the thread's own lock: to join() once more, a thread whose first join() was broken off has ended.
+    begun, at_work, ended = threading.Lock(), threading.Lock(), threading.Event()
+    begun.acquire()
 
     def do() -> None:
-        try:
-            results.extend(work())
-        except BaseException as error:  # noqa: BLE001  (it is raised where it is waited for)
-            errors.append(error)
+        with at_work:
+            begun.release()
+            try:
+                results.extend(work())
+            except BaseException as error:  # noqa: BLE001  (it is raised where it is waited for)
+                errors.append(error)
+            ended.set()
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(do,), name="gather", daemon=True)
     try:
         thread.start()
-        thread.join()
+        begun.acquire()
+        at_work.acquire()
     except BaseException as broken_off:
         resources.abandon(RunEndingError("the run was stopped", value=type(broken_off).__name__))
-        if thread.is_alive():
-            thread.join(GRACE + _LOOK)
+        if not ended.is_set():
+            at_work.acquire(timeout=GRACE + _LOOK)
         raise
     if errors:
         raise errors.pop()
@@ -149,11 +156,13 @@ def _awaited(
 
 
 def _result(future: PrefectFuture[Tally], resources: Resources) -> Any:
-    """What became of a batch; one that sleeps until its next try is not waited for once the run is abandoned."""
+    """What became of a batch; one that does not end is not waited for once the run is abandoned."""
     while True:
         try:
             return future.result(timeout=_LOOK, raise_on_failure=False)
         except TimeoutError:
+            if isinstance(future, PrefectConcurrentFuture) and future.wrapped_future.done():
+                raise  # its own
             if resources.abandoned.is_set() and resources.stopped:
                 raise resources.stopped from None
 

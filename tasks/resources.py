@@ -28,6 +28,7 @@ from closingbell.settings import Settings, load
 from closingbell.sources.flatfiles import FlatFiles
 from closingbell.sources.offers import Batched, reaching
 from closingbell.store import Store, open_store
+from closingbell.store.faults import AwayError
 from infra import embedded, migrations
 from tasks import vendors
 from tasks.context import Context, known_splits
@@ -37,6 +38,9 @@ from tasks.logs import in_run_log
 from tasks.memory import give_back, settled, sweep
 from tasks.secrets import complete
 from tasks.vendors import Abortable, Vendor
+
+#: Seconds that a run waits until those who work for it elsewhere know that it is stopped.
+_TELLING: Final = 5.0
 
 #: Bars of a transaction after which memory is swept.
 _LARGE: Final = 10_000
@@ -78,6 +82,7 @@ class Resources:
     pace: float = math.inf
     calls_elsewhere: int = 0
     tell: Callable[[ClosingbellError, bool], None] | None = None
+    _told: threading.Event = field(default_factory=threading.Event)
     _counted: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
@@ -202,16 +207,25 @@ class Resources:
 
     def _stop(self, error: ClosingbellError, *, at_once: bool) -> None:
         with self._counting:
-            news = self.stopped is None or (at_once and not self.abandoned.is_set())
+            first = at_once and not self.abandoned.is_set()
+            news = self.stopped is None or first
             self.stopped = self.stopped or error
+            if at_once:
+                self.abandoned.set()
         self.halted.set()
-        if at_once:
-            self.abandoned.set()
-            if self.vendor:
+        tell = self.tell
+        try:
+            if at_once and self.vendor:
                 self.vendor.abort()
-            threading.Thread(target=self.store.interrupt, name="interrupt", daemon=True).start()
-        if news and self.tell:
-            self.tell(error, at_once)
+            if first and not isinstance(error, AwayError):
+                self.store.interrupt()
+            if news and tell:
+                tell(error, at_once)
+        finally:
+            if first:
+                self._told.set()
+        if at_once:
+            self._told.wait(_TELLING)  # whoever comes second, too, goes on when all who work for the run know
 
     def abandon(self, error: ClosingbellError) -> None:
         """Stop within moments: calls on their way are cut off, whoever waits for the quota is sent home, and what the

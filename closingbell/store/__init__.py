@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+import closingbell.store.interrupt as interrupting
 from closingbell.errors import ConfigurationError
 from closingbell.store.audit import Reconciliation
 from closingbell.store.facts import Facts
 from closingbell.store.faults import unreadable
-from closingbell.store.interrupt import interrupt
 from closingbell.store.patience import Patience
 from closingbell.store.records import Records
 from closingbell.store.writer import Writer
@@ -42,8 +42,8 @@ class Store:
     facts: Facts
 
     def interrupt(self) -> None:
-        """Break off what a run that is being stopped waits for; see :func:`closingbell.store.interrupt.interrupt`."""
-        interrupt(self.engine)
+        """Have broken off what a run waits for that is being stopped; see :mod:`closingbell.store.interrupt`."""
+        interrupting.interrupt(self.engine)
 
     def close(self) -> None:
         """Close the connections."""

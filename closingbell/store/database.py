@@ -95,12 +95,15 @@ class Database(ABC):
     # -- transactions ------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def bound(self, connection: sa.Connection, lock_timeout: float) -> None:
+    def bound(self, connection: sa.Connection, lock_timeout: float) -> Any:
         """First in a transaction: bound how long it waits for a lock.
 
         Args:
             connection: in a transaction.
             lock_timeout: seconds; 0: no limit.
+
+        Returns:
+            What :meth:`cancel` knows it by; None: without a limit nobody asks.
         """
 
     @abstractmethod
@@ -114,6 +117,16 @@ class Database(ABC):
 
         Returns:
             What :meth:`fate` looks it up by.
+        """
+
+    @abstractmethod
+    def cancel(self, connection: sa.Connection, driver: Any, session: Any) -> None:
+        """Break off the statement that a transaction waits for, if it waits for one.
+
+        Args:
+            connection: another one.
+            driver: the transaction's connection, as the driver has it.
+            session: what :meth:`bound` or :meth:`begin` returned.
         """
 
     @abstractmethod

@@ -140,12 +140,16 @@ def transaction(
         with connection, ExitStack() as stack:
             if snapshot:
                 connection = connection.execution_options(**database.snapshot)
+            noted = None
             if wait is None and not lasting:
-                stack.enter_context(patience.noting(connection.connection.driver_connection))
+                noted = stack.enter_context(patience.noting(connection.connection.driver_connection))
             with connection.begin():
                 if wait is None:
                     seconds = patience.lock_timeout
-                    database.bound(connection, seconds if database.bounds_statements else patience.for_lock(seconds))
+                    seconds = seconds if database.bounds_statements else patience.for_lock(seconds)
+                    session = database.bound(connection, seconds)
+                    if noted:
+                        noted.session = session
                 yield connection
     except driver_errors(engine) as error:
         failure = explain(error, engine)

@@ -6,15 +6,17 @@ holds, or a long plan, would be waited for to the end.
 
 from __future__ import annotations
 
+import threading
 import time
-from contextlib import suppress
-from typing import Any, Final
+from collections import Counter
+from collections.abc import Collection
+from typing import Final
 
 import sqlalchemy as sa
 
 from closingbell.store.database import database_of
 from closingbell.store.faults import driver_errors
-from closingbell.store.patience import patience_of
+from closingbell.store.patience import HURRIED, UnderWay, patience_of
 
 #: Seconds between two looks at what is still under way, and for how long is looked.
 _LOOK: Final = 0.25
@@ -22,26 +24,38 @@ _LONG: Final = 15.0
 
 
 def interrupt(engine: sa.Engine) -> None:
-    """Break off the transactions that are under way: those that only read at once, those that write where they wait.
+    """Have the transactions that are under way broken off, in a thread that nobody has to wait for.
 
-    A write that goes on is what a call has brought: it is let through. Returns when all that was under way is over, or
-    after a while. What is broken off ends with an error of :mod:`closingbell.store.faults`.
+    One that writes what a call has brought is let through, unless it waits for a lock, and for longer than the run's
+    own other transactions take. What begins from now on is left alone. Whoever waits for one that is broken off gets an
+    error of :mod:`closingbell.store.faults`.
     """
-    under_way, until = patience_of(engine).under_way, time.monotonic() + _LONG
-    older = list(under_way)
+    older = list(patience_of(engine).under_way)
+    if older:
+        threading.Thread(target=_break_off, args=(engine, older), name="interrupt", daemon=True).start()
+
+
+def _break_off(engine: sa.Engine, older: Collection[UnderWay]) -> None:
+    patience, until = patience_of(engine), time.monotonic() + _LONG
+    seen = Counter[UnderWay]()
     while older and time.monotonic() < until:
-        for one in older:
-            if one.begun is None or _waits(engine, one.begun):
-                with suppress(*driver_errors(engine)):
-                    one.cancel()
+        try:
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+                for one in older:
+                    _look_at(one, other, seen)
+        except driver_errors(engine):
+            return  # a database that is away is waited for by nobody any more
         time.sleep(_LOOK)
-        older = [one for one in older if one in under_way]
+        older = [one for one in list(patience.under_way) if one in older or one.keeps]
 
 
-def _waits(engine: sa.Engine, begun: Any) -> bool:
-    """Whether somebody holds a lock that a transaction waits for, as far as that can be seen."""
-    try:
-        with engine.connect() as other:
-            return bool(database_of(engine).holders(other, begun))
-    except driver_errors(engine):
-        return False
+def _look_at(one: UnderWay, other: sa.Connection, seen: Counter[UnderWay]) -> None:
+    """Break a transaction off, if it is one to break off; ``seen``: how often each was found waiting, in a row."""
+    if one.session is None:
+        return
+    database = database_of(other.engine)
+    if one.keeps:
+        seen[one] = seen[one] + 1 if database.holders(other, one.session) else 0
+        if seen[one] * _LOOK < HURRIED:
+            return
+    one.while_under_way(lambda it: database.cancel(other, it.driver, it.session))

@@ -783,8 +783,15 @@ class Oracle(Database):
 
     # -- transactions --------------------------------------------------------------------------------------------
 
-    def bound(self, connection: sa.Connection, lock_timeout: float) -> None:
-        _bound(_driver(connection), _PATIENT * lock_timeout)
+    def bound(self, connection: sa.Connection, lock_timeout: float) -> int:
+        driver = _driver(connection)
+        _bound(driver, _PATIENT * lock_timeout)
+        session: int = driver.session_id
+        return session
+
+    def cancel(self, connection: sa.Connection, driver: Any, session: Any) -> None:
+        with suppress(AttributeError):  # the driver's own, where the connection is lost
+            driver.cancel()
 
     def begin(self, connection: sa.Connection, lock_timeout: float, tries: int) -> _Begun:
         """A name of its own, put into a table first: whoever puts it there again waits for this transaction's end.

@@ -24,8 +24,8 @@ LONGEST: Final = 15.0
 #: A database that has never answered may have a wrong address as well: it is waited for no longer than a restart takes.
 FIRST_CONTACT: Final = 30.0
 
-#: Seconds that a run which is being stopped waits for a lock.
-HURRIED: Final = 2.0
+#: Seconds that a run which is being stopped waits for a lock: its own last transactions may hold it.
+HURRIED: Final = 5.0
 
 #: How often a wait looks whether it has to end.
 _TICK: Final = 0.1
@@ -39,19 +39,21 @@ class UnderWay:
 
     Attributes:
         driver: its connection, as the driver has it.
-        begun: what the database knows it by, where what it writes is not to be written again; else None.
+        keeps: it writes what a call has brought, and is let through; any other may be broken off at any time.
+        session: what the database knows it by, once it does.
     """
 
     driver: Any
-    begun: Any
+    keeps: bool
+    session: Any = None
     _over: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def cancel(self) -> None:
-        """Break off the statement that it waits for, if it waits for one."""
-        with self._lock:  # its connection is nobody else's meanwhile
+    def while_under_way(self, do: Callable[[UnderWay], None]) -> None:
+        """Do something with it, unless it is over; its connection is nobody else's meanwhile."""
+        with self._lock:
             if not self._over:
-                self.driver.cancel()
+                do(self)
 
     def end(self) -> None:
         """It is over."""
@@ -93,12 +95,12 @@ class Patience:
         return min(seconds or HURRIED, HURRIED) if self.over else seconds
 
     @contextmanager
-    def noting(self, driver: Any, begun: Any = None) -> Iterator[None]:
+    def noting(self, driver: Any, *, keeps: bool = False) -> Iterator[UnderWay]:
         """Note a transaction as under way for the time of the block; see :class:`UnderWay`."""
-        one = UnderWay(driver, begun)
+        one = UnderWay(driver, keeps)
         self.under_way.add(one)
         try:
-            yield
+            yield one
         finally:
             one.end()
             self.under_way.discard(one)

@@ -273,7 +273,10 @@ def _read_in_full(engine: sa.Engine) -> None:
 #: For one transaction only, so that a pooler cannot hand it on; as all that is set here.
 _IN_FULL: Final = sa.text("SELECT set_config('extra_float_digits', '1', true)")
 
-_LOCK_TIMEOUT: Final = sa.text("SELECT set_config('lock_timeout', :lock_timeout, true)")
+_LOCK_TIMEOUT: Final = sa.text("SELECT pg_backend_pid(), set_config('lock_timeout', :lock_timeout, true)")
+
+#: Not the driver's own way, which waits for a server that has gone silent without letting other threads go on.
+_CANCEL: Final = sa.text("SELECT pg_cancel_backend(:pid)")
 
 #: First in each transaction that writes: how long it waits for a lock, and how long its client may be silent before
 #: it loses its own (its machine died; both for itself only, so that a pooler cannot hand it on), its number and its
@@ -746,7 +749,7 @@ class Postgres(Database):
         engine = sa.create_engine(
             url,
             pool_size=connections,
-            max_overflow=2,
+            max_overflow=4,
             pool_use_lifo=True,
             # Whatever the role's default: who has waited for a lock has to see what it guarded.
             isolation_level="READ COMMITTED",
@@ -771,9 +774,11 @@ class Postgres(Database):
 
     # -- transactions --------------------------------------------------------------------------------------------
 
-    def bound(self, connection: sa.Connection, lock_timeout: float) -> None:
-        if lock_timeout:
-            connection.execute(_LOCK_TIMEOUT, {"lock_timeout": _milliseconds(lock_timeout)})
+    def bound(self, connection: sa.Connection, lock_timeout: float) -> int | None:
+        if not lock_timeout:
+            return None
+        pid: int = connection.execute(_LOCK_TIMEOUT, {"lock_timeout": _milliseconds(lock_timeout)}).scalar_one()
+        return pid
 
     def begin(self, connection: sa.Connection, lock_timeout: float, tries: int) -> _Begun:
         history = self._history
@@ -781,6 +786,9 @@ class Postgres(Database):
             history = self._history = _history_now(connection)
         row = connection.execute(_BEGIN, {"lock_timeout": _milliseconds(lock_timeout)}).one()
         return _Begun(row.xid, row.pid, history)
+
+    def cancel(self, connection: sa.Connection, driver: Any, session: int | _Begun) -> None:
+        connection.execute(_CANCEL, {"pid": session.pid if isinstance(session, _Begun) else session})
 
     def fate(self, connection: sa.Connection, begun: _Begun, *, committing: bool) -> bool:
         history = self._history = _history_now(connection)

@@ -152,12 +152,14 @@ class Redo:
         if locked:
             only_look = not self._patience.seconds and not self._database.bounds_statements
             seconds = _GLANCE if only_look else max(seconds, _GLANCE)
-        if not self._database.bounds_statements:
-            seconds = self._patience.for_lock(seconds)
-        with transaction(self._engine, wait=wait) as connection:
-            begun = attempt.begun = self._database.begin(connection, seconds, locked)
-            watched = _watched(self._engine, connection, begun, holders) if locked else nullcontext()
-            with watched, self._patience.noting(connection.connection.driver_connection, begun):
+        with (
+            transaction(self._engine, wait=wait) as connection,
+            self._patience.noting(connection.connection.driver_connection, keeps=True) as noted,
+        ):
+            if not self._database.bounds_statements:
+                seconds = self._patience.for_lock(seconds)
+            noted.session = begun = attempt.begun = self._database.begin(connection, seconds, locked)
+            with _watched(self._engine, connection, begun, holders) if locked else nullcontext():
                 attempt.results.append(work(connection))
         return attempt.results[0]
 
@@ -239,11 +241,11 @@ def _watched(engine: sa.Engine, connection: sa.Connection, begun: Any, holders: 
     def look() -> None:
         told = ""
         while not over.wait(_LOOK):
-            if patience.over:
-                driver.cancel()
-                return
             try:
                 with engine.connect() as other:
+                    if patience.over:
+                        database_of(engine).cancel(other, driver, begun)
+                        return
                     found = database_of(engine).holders(other, begun)
             except driver_errors(engine):
                 continue  # whoever waits for the lock will hear of it

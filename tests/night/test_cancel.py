@@ -6,16 +6,16 @@ import json
 import signal
 import threading
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
 import sqlalchemy as sa
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from closingbell.errors import ConfigurationError
+from closingbell.errors import ClosingbellError, ConfigurationError
 from closingbell.store import Store
-from tasks import batch
+from tasks import batch, night
 from tasks.resources import Resources
 from tests.night.command import ended, start
 from tests.night.conftest import NOW, QUOTA, Nights
@@ -99,6 +99,29 @@ def test_ctrl_c_while_batches_are_handed_out_ends_those_at_work(
     assert store.records.audit()["polygon", "1d"].balanced
 
 
+def test_what_was_begun_is_waited_for_when_a_signal_comes(request: pytest.FixtureRequest) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    main, abandoned = threading.main_thread().ident, threading.Event()
+    assert main is not None
+    done: list[str] = []
+
+    class Abandoned:
+        def abandon(self, error: ClosingbellError) -> None:
+            abandoned.set()
+
+    def work() -> list[Any]:
+        signal.pthread_kill(main, signal.SIGINT)
+        abandoned.wait()
+        threading.Event().wait(0.5)  # whoever does not wait is gone by then
+        done.append("all")
+        return []
+
+    with pytest.raises(KeyboardInterrupt):
+        night._out_of_reach(work, cast(Resources, Abandoned()))
+    assert done == ["all"]
+
+
 def test_a_signal_breaks_nothing_off_but_the_waiting(
     nights: Nights, store: Store, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -167,14 +190,16 @@ def test_a_batch_that_waits_for_its_next_try_is_not_waited_for(
 @pytest.mark.postgres_only("its locks on tables")
 @pytest.mark.parametrize("lock", ["LOCK TABLE bar IN ACCESS EXCLUSIVE MODE", "LOCK TABLE bar IN SHARE MODE"])
 def test_what_somebody_has_locked_is_not_waited_for(
-    lock: str, nights: Nights, store: Store, request: pytest.FixtureRequest
+    lock: str, nights: Nights, store: Store, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """The plan waits for the one, in the main thread, and what is fetched for the other, in the writer's."""
+    for module in ("interrupt", "patience"):
+        monkeypatch.setattr(f"closingbell.store.{module}.HURRIED", 1.0)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     nights.setenv("DATABASE_LOCK_TIMEOUT", "3600")
     waits = sa.text(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'relation' AND datname = current_database()"
     )
     main = threading.main_thread().ident
     assert main is not None

@@ -363,8 +363,12 @@ def test_a_run_that_is_stopped_does_not_wait_for_a_lock(
                 waiting.result()
 
 
-def test_a_stop_breaks_off_what_only_reads_or_waits_and_lets_writes_through(store: Store, database_url: str) -> None:
+def test_a_stop_breaks_off_what_only_reads_or_waits_and_lets_writes_through(
+    store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stopped = threading.Event()
+    for module in ("interrupt", "patience"):
+        monkeypatch.setattr(f"closingbell.store.{module}.HURRIED", 1.0)
     with closing(open_store(database_url, lock_timeout=10 * TIME, stopped=stopped.is_set)) as ours:
         run_id = start(ours)
 
@@ -385,11 +389,37 @@ def test_a_stop_breaks_off_what_only_reads_or_waits_and_lets_writes_through(stor
             ours.interrupt()
             with pytest.raises(RaceError, match="cancelled a statement"):
                 reading.result()
+            assert writing.result() == 1
             with pytest.raises(RunEndingError):
                 waiting.result()
-            assert writing.result() == 1
             with pytest.raises(RunEndingError):  # what begins after the stop does not wait long
                 flush(ours, run_id)
+
+
+def test_a_stop_lets_a_write_through_that_waits_for_another_of_ours(store: Store, database_url: str) -> None:
+    """Each flush of a run writes the run's one row, until it is committed."""
+    stopped = threading.Event()
+    with closing(open_store(database_url, lock_timeout=10 * TIME, stopped=stopped.is_set)) as ours:
+        run_id = start(ours)
+        held, go_on = threading.Event(), threading.Event()
+
+        def slow(connection: sa.Connection) -> int:
+            connection.exec_driver_sql("SELECT * FROM run FOR UPDATE")
+            held.set()
+            return int(go_on.wait(TIME))
+
+        redo = Redo(ours.engine, retries=0, delay=0.0, lock_timeout=0.0)
+        first = InBackground(lambda: redo(slow))
+        held.wait(TIME)
+        second = InBackground(lambda: flush(ours, run_id))
+        locks = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        until(lambda: query(store, waiting) == [(1,)])
+        stopped.set()
+        ours.interrupt()
+        threading.Event().wait(1.0)  # several looks at who waits
+        go_on.set()
+        assert first.result() == 1
+        assert second.result().inserted == 10
 
 
 def test_a_deadlock_is_run_again(store: Store, caplog: pytest.LogCaptureFixture) -> None:

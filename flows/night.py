@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import partial
@@ -28,7 +28,7 @@ from closingbell.store.records import SWEEP, as_run_id
 from tasks import night as steps
 from tasks.batch import Work, lanes, leave_untried
 from tasks.derive import derive_all
-from tasks.endurance import enduring
+from tasks.endurance import enduring, retrying
 from tasks.facts import look_up_all
 from tasks.interrupts import heard
 from tasks.memory import give_back, keep_modules
@@ -154,7 +154,8 @@ def run(
             message = f"the run was stopped by {by}" if by else f"the run was broken off by {type(error).__name__}"
             spent = time.monotonic() - begun
             told = report.stopped(run_id, flow, message, request, spent, "Cancelled" if by else "Failed")
-            steps.give_up(told, resources)
+            with retrying(0) if by else nullcontext():
+                steps.give_up(told, resources)
             raise
 
 

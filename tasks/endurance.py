@@ -20,7 +20,7 @@ log = logging.getLogger("closingbell.endurance")
 SLOT_SECONDS: Final = 600.0
 _RENEW_EVERY: Final = 30.0
 
-#: How often an artifact is tried again: 14 seconds in all.
+#: How often an artifact is tried again at most: 14 seconds in all.
 _ARTIFACT_RETRIES: Final = 3
 
 
@@ -75,7 +75,7 @@ def put_artifact(create: Callable[..., Any], content: object, **more: Any) -> An
         What ``create`` says, such as its id; None where it failed.
     """
     try:
-        with retrying(_ARTIFACT_RETRIES):
+        with retrying(min(_ARTIFACT_RETRIES, get_settings_context().settings.client.max_retries)):
             return create(content, **more)
     except Exception as error:  # noqa: BLE001  (a picture of the night is not worth the night)
         log.warning("the run has no artifact %s: %s", more.get("key"), type(error).__name__)

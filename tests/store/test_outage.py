@@ -413,7 +413,7 @@ def test_a_stop_lets_a_write_through_that_waits_for_another_of_ours(store: Store
         held.wait(TIME)
         second = InBackground(lambda: flush(ours, run_id))
         locks = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        until(lambda: query(store, waiting) == [(1,)])
+        until(lambda: query(store, locks) == [(1,)])
         stopped.set()
         ours.interrupt()
         threading.Event().wait(1.0)  # several looks at who waits

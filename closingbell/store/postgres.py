@@ -749,7 +749,7 @@ class Postgres(Database):
         engine = sa.create_engine(
             url,
             pool_size=connections,
-            max_overflow=4,
+            max_overflow=2,
             pool_use_lifo=True,
             # Whatever the role's default: who has waited for a lock has to see what it guarded.
             isolation_level="READ COMMITTED",

@@ -403,16 +403,17 @@ def _plural(words: str, count: int) -> str:
 
 def lines(report: Mapping[str, Any]) -> list[str]:
     """The report in words, a line each."""
-    if "error" in report:
-        return [f"{report['state']}: {report['error']}"]
     cells = " + ".join(
         [f"{report['stored_cells']:,} stored", *(f"{n:,} {reason}" for reason, n in sorted(report["gaps"].items()))]
     )
     spared = f", {report['spared_calls']:,} left to another run that made them" if report["spared_calls"] else ""
-    told = [
-        f"{report['state']} in {duration(report['seconds']['total'])}",
-        f"calls   {report['actual_calls']:,} made, {report['planned_calls']:,} planned{spared}",
-    ]
+    calls = f"calls   {report['actual_calls']:,} made, {report['planned_calls']:,} planned{spared}"
+    if "error" in report:
+        told = [f"{report['state']}: {report['error']}"]
+        if report["expected_cells"]:
+            told += [calls, f"cells   {report['expected_cells']:,} expected = {cells}"]
+        return [*told, f"next    {report['next_command']}"] if report["next_command"] else told
+    told = [f"{report['state']} in {duration(report['seconds']['total'])}", calls]
     if report["expected_cells"]:
         told.append(f"cells   {report['expected_cells']:,} expected = {cells}")
         told += [_part(part) for part in report["parts"] if len(report["parts"]) > 1]

@@ -141,6 +141,18 @@ def test_a_run_that_had_to_stop_says_why() -> None:
     }  # fmt: skip
 
 
+def test_a_run_that_had_to_stop_says_what_there_is_and_how_to_go_on() -> None:
+    told = report.stopped(RUN, "ingest", "the run was stopped by Ctrl-C", REQUEST, 1.5, "Cancelled")
+    there = {"planned_calls": 4, "actual_calls": 2, "expected_cells": 523, "stored_cells": 500}
+    gaps = {"pending": 20, "empty": 3}
+    assert report.lines({**told, **there, "gaps": gaps, "next_command": f"closingbell retry {RUN}"}) == [
+        "Cancelled: the run was stopped by Ctrl-C",
+        "calls   2 made, 4 planned",
+        "cells   523 expected = 500 stored + 3 empty + 20 pending",
+        f"next    closingbell retry {RUN}",
+    ]
+
+
 def test_a_report_is_written_whole(tmp_path: Path) -> None:
     path = report.write(built(), tmp_path)
     assert path == tmp_path / "runs" / f"{RUN}.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import threading
 from contextlib import nullcontext
 from typing import Any, cast
@@ -27,6 +28,22 @@ TICKERS = ["AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "AVGO", "TSLA"]
 CELLS = len(TICKERS) * 24
 
 
+def _started(nights: Nights, **settings: str) -> subprocess.Popen[str]:
+    """A run as a process, which waits for the vendor as long as it takes."""
+    environment = {
+        "DATABASE_URL": nights.database_url,
+        "POLYGON_BASE_URL": nights.market.url,
+        "POLYGON_API_KEY": "any",
+        "POLYGON_READ_TIMEOUT": "600",
+        "POLYGON_CALL_TIMEOUT": "600",
+        "POLYGON_CALLS_PER_MINUTE": QUOTA,
+        "CLOSINGBELL_HOME": str(nights.home),
+        "CLOSINGBELL_NOW": NOW,
+        **settings,
+    }
+    return start(environment, "ingest", "-t", ",".join(TICKERS), "--start", "2026-02-02", "--end", "2026-03-06")
+
+
 @pytest.mark.parametrize(
     ("number", "waits_for"), [(signal.SIGINT, "the vendor"), (signal.SIGTERM, "the quota")], ids=["ctrl-c", "sigterm"]
 )
@@ -37,19 +54,8 @@ def test_a_run_called_off_leaves_a_true_state(
         nights.market.fault("stall", seconds=600, when="body", path="/range/", after=2)
     else:
         nights.quota("3/600s")
-    environment = {
-        "DATABASE_URL": nights.database_url,
-        "POLYGON_BASE_URL": nights.market.url,
-        "POLYGON_API_KEY": "any",
-        "POLYGON_READ_TIMEOUT": "600",
-        "POLYGON_CALL_TIMEOUT": "600",
-        "POLYGON_CALLS_PER_MINUTE": QUOTA if waits_for == "the vendor" else "3/600s",
-        "CLOSINGBELL_HOME": str(nights.home),
-        "CLOSINGBELL_NOW": NOW,
-        "BATCH_SIZE": "2",
-        "FETCH_THREADS": "2",
-    }
-    run = start(environment, "ingest", "-t", ",".join(TICKERS), "--start", "2026-02-02", "--end", "2026-03-06")
+    quota = QUOTA if waits_for == "the vendor" else "3/600s"
+    run = _started(nights, POLYGON_CALLS_PER_MINUTE=quota, BATCH_SIZE="2", FETCH_THREADS="2")
     while len(nights.market.calls()) < 3:
         assert run.poll() is None
         threading.Event().wait(0.05)
@@ -232,19 +238,8 @@ def test_a_prefect_server_that_went_away_keeps_nobody_from_calling_a_run_off(
     server = urlsplit(prefect_api)
     assert server.port is not None
     with Proxy(server.port) as proxy:
-        environment = {
-            "DATABASE_URL": nights.database_url,
-            "POLYGON_BASE_URL": nights.market.url,
-            "POLYGON_API_KEY": "any",
-            "POLYGON_READ_TIMEOUT": "600",
-            "POLYGON_CALL_TIMEOUT": "600",
-            "POLYGON_CALLS_PER_MINUTE": QUOTA,
-            "CLOSINGBELL_HOME": str(nights.home),
-            "CLOSINGBELL_NOW": NOW,
-            "PREFECT_API_URL": server._replace(netloc=f"{server.hostname}:{proxy.port}").geturl(),
-            "PREFECT_CLIENT_MAX_RETRIES": "0",
-        }
-        run = start(environment, "ingest", "-t", ",".join(TICKERS), "--start", "2026-02-02", "--end", "2026-03-06")
+        away = server._replace(netloc=f"{server.hostname}:{proxy.port}").geturl()
+        run = _started(nights, PREFECT_API_URL=away, PREFECT_CLIENT_MAX_RETRIES="0")
         while len(nights.bar_calls()) < 3:
             assert run.poll() is None
             threading.Event().wait(0.05)

@@ -111,34 +111,30 @@ def _out_of_reach(work: Callable[[], list[Any]], resources: Resources) -> list[A
     A signal's exception is raised wherever the main thread is just then. Where that is inside the method that takes a
     lock, as those of the log and of queues have it, the lock is held for ever, and whoever wants it waits for ever.
     """
-    results: list[Any] = []
-    errors: list[BaseException] = []
-    # Not the thread's own lock: to join() once more, a thread whose first join() was broken off has ended.
-    begun, at_work, ended = threading.Lock(), threading.Lock(), threading.Event()
-    begun.acquire()
+    came: list[list[Any] | BaseException] = []
+    at_work = threading.Lock()  # not join(): once that was broken off, it takes the thread for ended
+    at_work.acquire()
 
     def do() -> None:
-        with at_work:
-            begun.release()
-            try:
-                results.extend(work())
-            except BaseException as error:  # noqa: BLE001  (it is raised where it is waited for)
-                errors.append(error)
-            ended.set()
+        try:
+            came.append(work())
+        except BaseException as error:  # noqa: BLE001  (it is raised where it is waited for)
+            came.append(error)
+        at_work.release()
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(do,), name="gather", daemon=True)
     try:
         thread.start()
-        begun.acquire()
         at_work.acquire()
     except BaseException as broken_off:
         resources.abandon(RunEndingError("the run was stopped", value=type(broken_off).__name__))
-        if not ended.is_set():
+        if not came:
             at_work.acquire(timeout=GRACE + _LOOK)
         raise
-    if errors:
-        raise errors.pop()
-    return results
+    result = came.pop()
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def _awaited(

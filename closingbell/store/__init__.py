@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-import closingbell.store.interrupt as interrupting
 from closingbell.errors import ConfigurationError
+from closingbell.store import interrupt
 from closingbell.store.audit import Reconciliation
 from closingbell.store.facts import Facts
 from closingbell.store.faults import unreadable
@@ -43,7 +43,7 @@ class Store:
 
     def interrupt(self) -> None:
         """Have broken off what a run waits for that is being stopped; see :mod:`closingbell.store.interrupt`."""
-        interrupting.interrupt(self.engine)
+        interrupt.begin(self.engine)
 
     def close(self) -> None:
         """Close the connections."""

@@ -8,7 +8,7 @@ driver's error means is each kind of database's own matter (:meth:`closingbell.s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Final
 
 import sqlalchemy as sa
@@ -137,17 +137,14 @@ def transaction(
     patience, database = patience_of(engine), database_of(engine)
     connection = _connected(engine, wait)
     try:
-        with connection, ExitStack() as stack:
+        with connection:
             if snapshot:
                 connection = connection.execution_options(**database.snapshot)
-            noted = None
-            if wait is None and not lasting:
-                noted = stack.enter_context(patience.noting(connection.connection.driver_connection))
-            with connection.begin():
+            alone = wait is None and not lasting
+            noting = patience.noting(connection.connection.driver_connection) if alone else nullcontext()
+            with noting as noted, connection.begin():
                 if wait is None:
-                    seconds = patience.lock_timeout
-                    seconds = seconds if database.bounds_statements else patience.for_lock(seconds)
-                    session = database.bound(connection, seconds)
+                    session = database.bound(connection, seconds_for_lock(engine, patience.lock_timeout))
                     if noted:
                         noted.session = session
                 yield connection
@@ -160,6 +157,14 @@ def transaction(
             # Python chains the driver's error to it even out here. What it holds is not ours to show: the
             # statement, and in its frames the password.
             failure.__context__ = None
+
+
+def seconds_for_lock(engine: sa.Engine, seconds: float) -> float:
+    """How long a transaction that begins now waits for a lock, which else would be so many seconds; 0: no limit.
+
+    A run that is being stopped has less time; where the limit is that of a whole statement, it stays.
+    """
+    return seconds if database_of(engine).bounds_statements else patience_of(engine).for_lock(seconds)
 
 
 def _connected(engine: sa.Engine, wait: Wait | None) -> sa.Connection:

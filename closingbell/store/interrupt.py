@@ -23,7 +23,7 @@ _LOOK: Final = 0.25
 _LONG: Final = 15.0
 
 
-def interrupt(engine: sa.Engine) -> None:
+def begin(engine: sa.Engine) -> None:
     """Have the transactions that are under way broken off, in a thread that nobody has to wait for.
 
     One that writes what a call has brought is let through, unless it waits for a lock, and for longer than the run's

@@ -26,6 +26,7 @@ from closingbell.store.faults import (
     ReadOnlyError,
     RefusedError,
     driver_errors,
+    seconds_for_lock,
     transaction,
 )
 from closingbell.store.patience import Wait, log, patience_of
@@ -156,8 +157,7 @@ class Redo:
             transaction(self._engine, wait=wait) as connection,
             self._patience.noting(connection.connection.driver_connection, keeps=True) as noted,
         ):
-            if not self._database.bounds_statements:
-                seconds = self._patience.for_lock(seconds)
+            seconds = seconds_for_lock(self._engine, seconds)
             noted.session = begun = attempt.begun = self._database.begin(connection, seconds, locked)
             with _watched(self._engine, connection, begun, holders) if locked else nullcontext():
                 attempt.results.append(work(connection))

@@ -37,6 +37,18 @@ class Nights:
         self.setenv("POLYGON_CALLS_PER_MINUTE", text)
         bootstrap(load())
 
+    def environment(self, **settings: str) -> dict[str, str]:
+        """What a process needs to work on the same; ``settings`` are others, or other than these."""
+        return {
+            "DATABASE_URL": self.database_url,
+            "POLYGON_BASE_URL": self.market.url,
+            "POLYGON_API_KEY": "any",
+            "POLYGON_CALLS_PER_MINUTE": QUOTA,
+            "CLOSINGBELL_HOME": str(self.home),
+            "CLOSINGBELL_NOW": NOW,
+            **settings,
+        }
+
     def ingest(self, **parameters: Any) -> dict[str, Any]:
         """Run the ingest flow; its report."""
         from flows.ingest import ingest

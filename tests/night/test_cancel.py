@@ -6,7 +6,9 @@ import json
 import signal
 import subprocess
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -19,7 +21,7 @@ from closingbell.store import Store
 from tasks import batch, night
 from tasks.resources import Resources
 from tests.night.command import ended, start
-from tests.night.conftest import NOW, QUOTA, Nights
+from tests.night.conftest import QUOTA, Nights
 from tests.proxy import Proxy
 
 pytestmark = pytest.mark.prefect
@@ -30,18 +32,18 @@ CELLS = len(TICKERS) * 24
 
 def _started(nights: Nights, **settings: str) -> subprocess.Popen[str]:
     """A run as a process, which waits for the vendor as long as it takes."""
-    environment = {
-        "DATABASE_URL": nights.database_url,
-        "POLYGON_BASE_URL": nights.market.url,
-        "POLYGON_API_KEY": "any",
-        "POLYGON_READ_TIMEOUT": "600",
-        "POLYGON_CALL_TIMEOUT": "600",
-        "POLYGON_CALLS_PER_MINUTE": QUOTA,
-        "CLOSINGBELL_HOME": str(nights.home),
-        "CLOSINGBELL_NOW": NOW,
-        **settings,
-    }
+    environment = nights.environment(POLYGON_READ_TIMEOUT="600", POLYGON_CALL_TIMEOUT="600", **settings)
     return start(environment, "ingest", "-t", ",".join(TICKERS), "--start", "2026-02-02", "--end", "2026-03-06")
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """Lets another thread press Ctrl-C, as this process hears of it."""
+    main = threading.main_thread().ident
+    assert main is not None
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield partial(signal.pthread_kill, main, signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +107,8 @@ def test_ctrl_c_while_batches_are_handed_out_ends_those_at_work(
     assert store.records.audit()["polygon", "1d"].balanced
 
 
-def test_what_was_begun_is_waited_for_when_a_signal_comes(request: pytest.FixtureRequest) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-    main, abandoned = threading.main_thread().ident, threading.Event()
-    assert main is not None
+def test_what_was_begun_is_waited_for_when_a_signal_comes(ctrl_c: Callable[[], None]) -> None:
+    abandoned = threading.Event()
     done: list[str] = []
 
     class Abandoned:
@@ -117,7 +116,7 @@ def test_what_was_begun_is_waited_for_when_a_signal_comes(request: pytest.Fixtur
             abandoned.set()
 
     def work() -> list[Any]:
-        signal.pthread_kill(main, signal.SIGINT)
+        ctrl_c()
         abandoned.wait()
         threading.Event().wait(0.5)  # whoever does not wait is gone by then
         done.append("all")
@@ -129,11 +128,9 @@ def test_what_was_begun_is_waited_for_when_a_signal_comes(request: pytest.Fixtur
 
 
 def test_a_signal_breaks_nothing_off_but_the_waiting(
-    nights: Nights, store: Store, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    nights: Nights, store: Store, monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[], None]
 ) -> None:
     """Its exception is raised wherever the main thread is: with a lock in hand, other threads would wait for ever."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     nights.market.fault("stall", seconds=600, when="body", path="/range/", after=2)
     for name, value in {"READ_TIMEOUT": "600", "CALL_TIMEOUT": "600"}.items():
         nights.setenv(f"POLYGON_{name}", value)
@@ -144,9 +141,7 @@ def test_a_signal_breaks_nothing_off_but_the_waiting(
         futures = hand_out(*arguments, **options)
         while len(nights.bar_calls()) < 4:  # two are answered, two are not
             threading.Event().wait(0.05)
-        main = threading.main_thread().ident
-        assert main is not None
-        signal.pthread_kill(main, signal.SIGINT)
+        ctrl_c()
         while not all(future.wrapped_future.done() for future in futures):
             threading.Event().wait(0.05)
         handed_out.append(len(futures))
@@ -165,20 +160,17 @@ def test_a_signal_breaks_nothing_off_but_the_waiting(
 
 @pytest.mark.parametrize("why", ["ctrl-c", "a wrong key"])
 def test_a_batch_that_waits_for_its_next_try_is_not_waited_for(
-    why: str, nights: Nights, store: Store, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    why: str, nights: Nights, store: Store, monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[], None]
 ) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     monkeypatch.setattr(batch, "LONGEST_DELAY", 3600.0)
     nights.setenv("RETRY_DELAY", "3600")
     nights.setenv("BATCH_SIZE", "1")
     nights.market.fault("status", status=503, path="/AAPL/range/")
-    wait, main = Resources.wait, threading.main_thread().ident
-    assert main is not None
+    wait = Resources.wait
 
     def then_it_ends(resources: Resources, seconds: float) -> None:
         if why == "ctrl-c":
-            signal.pthread_kill(main, signal.SIGINT)
+            ctrl_c()
         else:
             resources.stop(ConfigurationError("the vendor rejects the key"))
         wait(resources, seconds)
@@ -196,25 +188,21 @@ def test_a_batch_that_waits_for_its_next_try_is_not_waited_for(
 @pytest.mark.postgres_only("its locks on tables")
 @pytest.mark.parametrize("lock", ["LOCK TABLE bar IN ACCESS EXCLUSIVE MODE", "LOCK TABLE bar IN SHARE MODE"])
 def test_what_somebody_has_locked_is_not_waited_for(
-    lock: str, nights: Nights, store: Store, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    lock: str, nights: Nights, store: Store, monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[], None]
 ) -> None:
     """The plan waits for the one, in the main thread, and what is fetched for the other, in the writer's."""
     for module in ("interrupt", "patience"):
         monkeypatch.setattr(f"closingbell.store.{module}.HURRIED", 1.0)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     nights.setenv("DATABASE_LOCK_TIMEOUT", "3600")
     waits = sa.text(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'relation' AND datname = current_database()"
     )
-    main = threading.main_thread().ident
-    assert main is not None
 
     def call_off() -> None:
         with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             while not connection.execute(waits).scalar_one():
                 threading.Event().wait(0.05)
-        signal.pthread_kill(main, signal.SIGINT)
+        ctrl_c()
 
     caller = threading.Thread(target=call_off, daemon=True)
     with store.engine.connect() as stranger:

@@ -26,7 +26,6 @@ from infra.market.process import MarketProcess
 from tests.databases import copied
 from tests.night.command import contents, ended, finish, start
 from tests.night.conftest import NOW, Nights
-from tests.night.conftest import QUOTA as NIGHTS_QUOTA
 
 pytestmark = pytest.mark.prefect
 
@@ -199,17 +198,7 @@ def test_what_no_call_would_escape_stops_a_cluster_s_workers(nights: Nights, str
 @pytest.mark.soak
 def test_a_run_on_workers_can_be_called_off(nights: Nights, store: Store) -> None:
     nights.market.fault("stall", seconds=600, when="body", path="/range/", after=2)
-    environment = {
-        "DATABASE_URL": nights.database_url,
-        "POLYGON_BASE_URL": nights.market.url,
-        "POLYGON_API_KEY": "any",
-        "POLYGON_READ_TIMEOUT": "600",
-        "POLYGON_CALL_TIMEOUT": "600",
-        "POLYGON_CALLS_PER_MINUTE": NIGHTS_QUOTA,
-        "CLOSINGBELL_HOME": str(nights.home),
-        "CLOSINGBELL_NOW": NOW,
-        "FETCH_THREADS": "2",
-    }
+    environment = nights.environment(POLYGON_READ_TIMEOUT="600", POLYGON_CALL_TIMEOUT="600", FETCH_THREADS="2")
     asked = ("-t", ",".join(TICKERS[:8]), "--timeframe", "1h", "--start", "2026-02-23", "--batch-size", "2")
     run = start(environment, "backfill", *asked, "--task-runner", "dask")
     while len(nights.market.calls()) < 5:  # the look at splits, two that are answered, two that are not

@@ -10,7 +10,7 @@ import pytest
 from closingbell.calendar import calendar_for
 from closingbell.store import Store
 from tests.night.command import finish, start
-from tests.night.conftest import NOW, QUOTA, Nights
+from tests.night.conftest import Nights
 
 pytestmark = pytest.mark.prefect
 
@@ -39,15 +39,7 @@ def test_a_nightly_run_a_manual_one_and_a_retry_at_once_fetch_each_cell_once(nig
     nights.market.clear_faults()
     nights.market.clear_calls()
     nights.market.fault("stall", seconds=0.5, when="head")
-    environment = {
-        "DATABASE_URL": nights.database_url,
-        "POLYGON_BASE_URL": nights.market.url,
-        "POLYGON_API_KEY": "any",
-        "CLOSINGBELL_HOME": str(nights.home),
-        "CLOSINGBELL_NOW": NOW,
-        "POLYGON_CALLS_PER_MINUTE": QUOTA,
-        "BATCH_SIZE": "2",
-    }
+    environment = nights.environment(BATCH_SIZE="2")
     span = ("--start", FIRST, "--end", LAST)
     runs = [
         start(environment, "ingest", "-t", ",".join(TICKERS), *span, "--recheck-sessions", "3"),

@@ -34,6 +34,12 @@ from infra.process import how_it_ended
 #: Prefect's server and workers, and every run's tasks, share these.
 MAX_CONNECTIONS: Final = 200
 
+#: Of the memory there is, for pages that the server keeps itself, and MB within which that stays. It shares the machine
+#: with the runs, from whom the quarter that PostgreSQL's manual (19.4.1) gives to a server with a machine of its own
+#: would be taken; what it does not keep, the system's cache has.
+_BUFFERS: Final = 1 / 16
+_LEAST_BUFFERS, _MOST_BUFFERS = 128, 512
+
 #: Seconds that a start may take, crash recovery included, and that a stop may take.
 START_SECONDS: Final = 300.0
 STOP_SECONDS: Final = 60.0
@@ -195,6 +201,7 @@ class EmbeddedPostgres:
             "port": port,
             "unix_socket_directories": "",  # TCP only: no path that could be too long, no stale socket file
             "max_connections": MAX_CONNECTIONS,
+            "shared_buffers": f"{buffers()}MB",
             "max_wal_size": "4GB",
             "log_checkpoints": "off",
             "timezone": "UTC",
@@ -283,6 +290,14 @@ def _free_port(wanted: int | None) -> int:
             probe.bind((HOST, port))
             return int(probe.getsockname()[1])
     raise OSError("no free port on loopback")
+
+
+def buffers(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """MB of pages that the server keeps itself: a share of the machine's memory, or of its container's ``limit``."""
+    bounds = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError, ValueError):  # no container, or one that may take all: "max"
+        bounds.append(int(limit.read_text()))
+    return min(max(int(min(bounds) * _BUFFERS) >> 20, _LEAST_BUFFERS), _MOST_BUFFERS)
 
 
 def version() -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from closingbell.errors import ConfigurationError
 from infra import cluster
-from infra.postgres import EmbeddedPostgres, running
+from infra.postgres import EmbeddedPostgres, buffers, running
 
 ProcessesOf = Callable[[Path], list[str]]
 Eventually = Callable[..., None]
@@ -75,6 +75,8 @@ def test_data_survive_a_stop_and_nothing_keeps_running(home: Path, processes_of:
     with running(home) as server:
         assert query(server, "select count(*) from kept", "shared") == [(1000,)]
         query(server, "insert into kept values (1001)", "shared")
+        kept = query(server, "select setting::int / 128 from pg_settings where name = 'shared_buffers'")
+        assert kept == [(buffers(),)]
         assert query(server, "show fsync") == query(server, "show synchronous_commit") == [("on",)]
         port = server.port
     assert processes_of(home) == []
@@ -163,6 +165,15 @@ def test_strangers_are_refused_and_it_listens_on_loopback_only(home: Path, proce
         assert secret not in " ".join(processes_of(home))
         for path in (server.data, server.data / "closingbell.password"):
             assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("536870912", 128), ("4294967296", 256), ("274877906944", buffers()), ("max", buffers())]
+)
+def test_what_it_keeps_of_the_data_is_a_share_of_the_memory_there_is(tmp_path: Path, limit: str, expected: int) -> None:
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    assert buffers(tmp_path / "memory.max") == min(expected, buffers())
+    assert 128 <= buffers(tmp_path / "missing") == buffers() <= 512
 
 
 def test_data_of_another_version_are_refused_with_the_fix(home: Path) -> None:

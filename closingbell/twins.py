@@ -41,7 +41,7 @@ class Sight:
     Attributes:
         ticker: whose it is.
         timeframe: of its bars.
-        keys: shape (k,): a number for each of some of its bars.
+        keys: shape (k,), ascending: a number for each of some of its bars.
         enough: so many of them in another ticker's range are no chance.
     """
 
@@ -58,9 +58,9 @@ def sight(ticker: str, bars: Bars) -> Sight:
     untraded and small bars are often alike by chance. So are some of thousands of minutes: of bars within a day
     half have to be the same.
     """
-    rows = telling(bars)
-    keys = _keys(_sampled(rows, bars.timeframe))
-    if len(rows) == 1 and rows["volume"][0] >= SHARED_BY_TWO:
+    places = np.flatnonzero(_tells(bars))
+    keys = _keys(bars.rows[places[_remembered(bars, places)]])
+    if len(places) == 1 and bars.rows["volume"][places[0]] >= SHARED_BY_TWO:
         enough = 1
     else:
         enough = max(2, -(-len(keys) // 2)) if is_intraday(bars.timeframe) else 2
@@ -84,10 +84,9 @@ class Twins:
 
     def meet(self, seen: Sight) -> str | None:
         """The same of a range that may have come in another process."""
-        keys = seen.keys & ~_WHOSE
         with self._lock:
-            owners = self._owners(keys)
-            self._remember(seen.ticker, keys[owners < 0])
+            owners = self._owners(seen.keys)
+            self._remember(seen.ticker, seen.keys[owners < 0])
             found = [name for owner in owners[owners >= 0].tolist() if (name := self._tickers[owner]) != seen.ticker]
         return found[0] if len(found) >= seen.enough else None
 
@@ -106,7 +105,7 @@ class Twins:
         place = self._places.setdefault(ticker, len(self._tickers))
         if place == len(self._tickers):
             self._tickers.append(ticker)
-        self._blocks.append(np.unique(keys) | np.uint64(place))
+        self._blocks.append(keys | np.uint64(place))
         while len(self._blocks) > 1 and _are_joined(*map(len, self._blocks[-2:])):
             joined = np.concatenate(self._blocks[-2:])
             joined.sort()
@@ -120,28 +119,38 @@ def _are_joined(early: int, late: int) -> bool:
 
 def telling(bars: Bars) -> NDArray[np.void]:
     """The bars that two tickers do not share by chance: of at least three prices, and traded."""
+    chosen: NDArray[np.void] = bars.rows[_tells(bars)]
+    return chosen
+
+
+def _tells(bars: Bars) -> NDArray[np.bool_]:
+    """Which bars :func:`telling` is about; shape (n,)."""
     rows = bars.rows
-    inside = [(rows[name] > rows["low"]) & (rows[name] < rows["high"]) for name in ("open", "close")]
-    chosen: NDArray[np.void] = rows[np.logical_or.reduce(inside) & (rows["volume"] >= SHARED)]
-    return chosen
+    low, high = rows["low"].copy(), rows["high"].copy()  # lie close together, unlike in rows
+    inside = [(rows[name] > low) & (rows[name] < high) for name in ("open", "close")]
+    return np.asarray((inside[0] | inside[1]) & (rows["volume"] >= SHARED))
 
 
-def _sampled(rows: NDArray[np.void], timeframe: str) -> NDArray[np.void]:
-    if is_intraday(timeframe):
-        regular = rows["ts"].astype(np.int64) // LENGTH[timeframe].astype("m8[us]").astype(np.int64) % _ONE_BAR_IN == 0
+def _remembered(bars: Bars, places: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which of the bars at some places are remembered; shape (k,)."""
+    if is_intraday(bars.timeframe):
+        length = LENGTH[bars.timeframe].astype("m8[us]").astype(np.int64)
+        regular = bars.rows["ts"][places].astype(np.int64) // length % _ONE_BAR_IN == 0
     else:
-        regular = rows["session"].astype(np.int64) % _ONE_IN == 0
+        regular = bars.rows["session"][places].astype(np.int64) % _ONE_IN == 0
     regular[-_LAST:] = True
-    if len(rows) <= 4 * _LAST:
+    if len(places) <= 4 * _LAST:
         regular[:] = True
-    chosen: NDArray[np.void] = rows[regular]
-    return chosen
+    return np.asarray(regular)
 
 
 def _keys(rows: NDArray[np.void]) -> Keys:
-    """A number for each bar, the same for the same instant and values, byte by byte, and hardly ever for others."""
+    """A number for each bar, the same for the same instant and values, byte by byte, and hardly ever for others.
+
+    Ascending, each once: that is the order in which they are found the quickest among others. Shape (k,).
+    """
     mixed = np.zeros(len(rows), np.uint64)
     for name in _NAMES:
         mixed = (mixed ^ np.ascontiguousarray(rows[name]).view(np.uint64)) * _ODD
         mixed ^= mixed >> np.uint64(32)
-    return mixed
+    return np.unique(mixed & ~_WHOSE)

@@ -149,7 +149,9 @@ def _part(
         else:
             wanted = grid if request.compare else wanted
             files = None if cost.flat_interval is None else _by_file(grid, ledger, request, now)
-            plans[name] = plan.cheapest(wanted, cost, name, cells.to_ask_by_name(wanted, ledger), timeframe, files)
+            cheapest = plan.cheapest(wanted, cost, name, cells.to_ask_by_name(wanted, ledger), timeframe, files)
+            marks = (ledger.watermarks.get(ticker) for ticker in grid.tickers)
+            plans[name] = cheapest.outward(mark for mark in marks if mark)
         closed_by = last_over(name, timeframe, now, extended_hours=request.extended_hours)
         due_by = calendar_for(name).last_due(now)
         judges[name] = Judge(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Final, TypeVar
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from closingbell.cells import Cells
+from closingbell.cells import Cells, Watermark
 from closingbell.quota import Rates
 
 T = TypeVar("T")
@@ -176,7 +176,7 @@ class Plan:
     """The calls that fill a set of missing cells at the lowest cost.
 
     Attributes:
-        calls: market days first, oldest first; then ranges in the order of the tickers.
+        calls: market days first, oldest first, or as :meth:`outward` says; then ranges in the order of the tickers.
         cells: how many cells they account for.
         seconds: the expected duration at the quota, were calls made one after the other.
         splits: calls that look at splits.
@@ -205,6 +205,22 @@ class Plan:
     def flat_files(self) -> int:
         """How many flat files."""
         return sum(isinstance(call, FlatFile) for call in self.calls)
+
+    def outward(self, marks: Iterable[Watermark]) -> Plan:
+        """The same calls, those market days that lie before what is stored last, and from there backwards.
+
+        A watermark has no holes. Were the oldest made first, all sessions from there to what is stored would have to be
+        gaps until they come: a row of the ledger for each cell, written and deleted again.
+
+        Args:
+            marks: the watermarks of the tickers; where they begin on several days, the middle one counts.
+        """
+        firsts = sorted(mark.first for mark in marks)
+        begin = firsts[len(firsts) // 2] if firsts else date.min
+        days = [call for call in self.calls if isinstance(call, MarketDay)]
+        before = [call for call in days if call.session < begin]
+        ordered = [*days[len(before) :], *reversed(before), *self.calls[len(days) :]]
+        return replace(self, calls=tuple(ordered)) if before else self
 
     @property
     def planned_calls(self) -> int:

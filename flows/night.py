@@ -195,7 +195,8 @@ def _night(run: Run) -> State[Any]:
             with fetching(work, by_class, resources) as hands:
                 tally = steps.gather(hands.hand_out, batches, resources)
         except BaseException:
-            leave_untried([batch for batch in batches if not batch.ended], work, resources)
+            planned = (call for part in night.parts for each in part.plans.values() for call in each.calls)
+            leave_untried(planned, [batch for batch in batches if not batch.ended], work, resources)
             raise
         tally.add(hands.written())
         tally.add(splits)

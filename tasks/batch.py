@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
+from itertools import accumulate, groupby
 from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
 from uuid import UUID
 
@@ -59,6 +60,13 @@ GLANCES: Final = 4
 #: A batch claims so many of its calls at once at most, and no more than it makes in so many seconds.
 MOST_CLAIMS: Final = 25
 LONGEST_HOLD: Final = 2.0
+
+#: A run that is called off takes so many seconds at most to note what it has not tried: a worker waits for 30 s in all,
+#: and then kills.
+LONGEST_FAREWELL: Final = 10.0
+
+#: Cells of a transaction that notes what was not tried.
+NOTED_AT_ONCE: Final = 100_000
 
 #: Seconds that a retry waits at most, and such a part of them more.
 LONGEST_DELAY: Final = 60.0
@@ -357,7 +365,8 @@ def _claim(batch: Batch[Call], work: Work, resources: Resources) -> None:
 
     It is more than one only where calls are so quick that no other run is kept from their cells for long.
     """
-    many = max(1, int(min(MOST_CLAIMS, LONGEST_HOLD / max(resources.pace, 0.001))))
+    pace = max(resources.pace, resources.gate.in_force.of(batch.lane).interval)  # the first calls need not wait for it
+    many = max(1, int(min(MOST_CLAIMS, LONGEST_HOLD / max(pace, 0.001))))
     busy: list[Call] = []
     for _ in range(-(-min(len(batch.todo), GLANCES) // many)):
         calls = batch.todo[:many]
@@ -420,20 +429,46 @@ def _bars(call: Call, resources: Resources) -> tuple[Bars, int]:
     return bars, len(bars)
 
 
-def leave_untried(batches: Sequence[Batch[Call]], work: Work, resources: Resources) -> None:
-    """Leave to the next run what this one does not get to: every cell of the plan has a reason, always."""
-    begun = [claim for batch in batches for claim in (*batch.claimed, *(saving.claim for saving in batch.saving))]
-    calls = [call for batch in batches for call in batch.todo] + [claim.call for claim in begun if claim.call]
-    untried = len(calls) - sum(claim.call is not None for claim in begun)
-    claims = [None] * untried + [claim.claim_id for claim in begun if claim.call]
+def leave_untried(calls: Iterable[Call], batches: Sequence[Batch[Call]], work: Work, resources: Resources) -> None:
+    """Leave to the next run what this one does not get to: every cell of the plan has a reason, always.
+
+    It may be millions of cells: they are noted some at a time, in the order in which the calls would have been made, so
+    that watermarks grow from what is stored. A run that is called off notes them for :data:`LONGEST_FAREWELL` seconds;
+    what is left then is missing as after a kill, and planned again.
+
+    Args:
+        calls: of the plan, in its order.
+        batches: that have not ended.
+        work: what they share.
+        resources: of the run.
+    """
+    begun = time.monotonic()
+    place = {call: i for i, call in enumerate(calls)}
+    in_hand = [claim for batch in batches for claim in (*batch.claimed, *(saving.claim for saving in batch.saving))]
+    left = [(claim.call, claim.claim_id) for claim in in_hand if claim.call]
+    left += [(call, None) for batch in batches for call in batch.todo]
+    left.sort(key=lambda each: place.get(each[0], -1))  # a call of which only a part was claimed was among the next
+    noted, cells = 0, sum(call.count for call, _ in left)
     try:
-        for timeframe in dict.fromkeys(call.timeframe for call in calls):
-            mine = [i for i, call in enumerate(calls) if call.timeframe == timeframe]
-            outcomes = [work.judge(calls[i]).not_tried(calls[i]) for i in mine]
-            made, held = resources.uncounted_calls(), [claims[i] for i in mine]
-            resources.store.writer.flush(work.run_id, work.source, timeframe, outcomes, made, work.now, held)
+        for timeframe in dict.fromkeys(call.timeframe for call, _ in left):
+            for part in _parts([each for each in left if each[0].timeframe == timeframe]):
+                if resources.abandoned.is_set() and time.monotonic() - begun > LONGEST_FAREWELL:
+                    what = "%s of %s cells that were not tried are not noted: the next run finds them missing"
+                    get_run_logger().warning(what, f"{cells - noted:,}", f"{cells:,}")
+                    return
+                outcomes = [work.judge(call).not_tried(call) for call, _ in part]
+                made, claims = resources.uncounted_calls(), [claim_id for _, claim_id in part]
+                resources.store.writer.flush(work.run_id, work.source, timeframe, outcomes, made, work.now, claims)
+                noted += sum(call.count for call, _ in part)
     except ClosingbellError as error:
         get_run_logger().error("calls that were not tried are not noted: %s", error)
         return
     for batch in batches:
         batch.todo, batch.claimed, batch.saving = [], [], []
+
+
+def _parts(calls: Sequence[tuple[Call, int | None]]) -> Iterator[list[tuple[Call, int | None]]]:
+    """Calls, and the claims on them, in parts of about :data:`NOTED_AT_ONCE` cells."""
+    ends = accumulate(call.count for call, _ in calls)
+    for _, part in groupby(zip(calls, ends, strict=True), lambda each: each[1] // NOTED_AT_ONCE):
+        yield [call for call, _ in part]

@@ -190,13 +190,15 @@ def close(resources: Resources, night: Night, work: Work, flow: str, tally: Tall
     return told
 
 
-def _reconciled(resources: Resources, night: Night) -> tuple[Reconciliation, list[dict[str, Any]]]:
+def _reconciled(
+    resources: Resources, night: Night, *, stopped: bool = False
+) -> tuple[Reconciliation, list[dict[str, Any]]]:
     """Every cell of a run held against what is there: in all, and for each timeframe and asset class."""
     records, found = resources.store.records, list[Reconciliation]()
     parts: list[dict[str, Any]] = []
     for part in night.parts:
         for name, grid in part.grids.items():
-            one = records.reconcile(part.source, part.timeframe, [grid])
+            one = records.reconcile(part.source, part.timeframe, [grid], stopped=stopped)
             many = records.count_bars(part.timeframe, [grid]) if is_intraday(part.timeframe) else one.stored
             planned = part.plans.get(name, Plan((), 0, 0.0))
             parts.append(report.part(part.source, part.timeframe, name, planned, one, many))
@@ -274,7 +276,7 @@ def _say_what_there_is(told: dict[str, Any], resources: Resources) -> None:
         return
     row = records.progress(UUID(told["run_id"]))
     told["next_command"] = f"closingbell retry {told['run_id']}" if row else None
-    found, parts = _reconciled(resources, night)
+    found, parts = _reconciled(resources, night, stopped=True)
     told |= {
         "plan": night.plan.summary(),
         "planned_calls": night.plan.planned_calls,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -129,6 +129,17 @@ def examine(connection: sa.Connection, source: str, timeframe: str, grids: Seque
             barless += found.barless
     counts = {reason: count for reason, count in reasons.items() if count}
     return Reconciliation(expected, stored, counts, Damage(tuple(lost), tuple(contradicted)), tuple(barless))
+
+
+def examine_reached(
+    connection: sa.Connection, source: str, timeframe: str, grids: Sequence[Cells], marks: Mapping[str, Watermark]
+) -> Reconciliation:
+    """The same of those cells that the watermarks have reached; the others are ``pending``, for nobody tried them."""
+    reached = [grid.only(accounted(grid, Ledger(marks, []), again=())) for grid in grids]
+    found = examine(connection, source, timeframe, reached)
+    untried = sum(grid.count for grid in grids) - found.expected
+    gaps = Counter(found.gaps) + Counter(pending=untried)
+    return replace(found, expected=found.expected + untried, gaps=dict(gaps))
 
 
 def inside(marks: Mapping[str, Watermark]) -> list[Cells]:

@@ -37,6 +37,9 @@ GONE_AFTER: Final = 5
 #: Of a ticker that has no watermark: it spans nothing.
 _NOWHERE: Final = Watermark(date.max, date.min)
 
+#: The open gaps of a ticker that has none.
+_NONE: Final = frozenset[date]()
+
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
 #: Reaches that many sessions before any session, and the one before in any case.
@@ -95,7 +98,9 @@ class Settlement:
         tickers, sessions, accepted = outcome.tickers, outcome.sessions, outcome.verdict.accepted
         row = {ticker: i for i, ticker in enumerate(tickers)}
         had_bar = self._spanned(outcome)
-        of_gaps = [(i, day) for ticker, i in row.items() for day in self._open_of.get(ticker, ())] if self.gaps else []
+        days = set[date](sessions.tolist()) if self.gaps else set[date]()
+        # Sets meet at the cost of the smaller one: a ticker may have thousands of open gaps, a market day one session.
+        of_gaps = [(i, day) for ticker, i in row.items() for day in self._open_of.get(ticker, _NONE) & days]
         gaps = _inside(sessions, [i for i, _ in of_gaps], np.array([day for _, day in of_gaps], "M8[D]"))
         had_bar[gaps] = False
         places = _positions(accepted, row, sessions)

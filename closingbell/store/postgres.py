@@ -689,9 +689,11 @@ def _grants(
 
 
 #: Locks first, in order, and returns what it locked as it was; no tickers where it is the same for all that were asked.
+#: What is updated is looked up by the whole key of what is locked: by source and timeframe alone a table that has no
+#: statistics yet passes for one of a few rows, for each of which all that is locked would be gone through.
 _STRETCH: Final = sa.text("""
     WITH locked AS MATERIALIZED (
-        SELECT ticker, first_session, last_session FROM watermark
+        SELECT source, timeframe, ticker, first_session, last_session FROM watermark
         WHERE source = :source AND timeframe = :timeframe
           AND ticker IN (SELECT unnest(CAST(:tickers AS text[])))
         ORDER BY ticker FOR UPDATE
@@ -699,7 +701,7 @@ _STRETCH: Final = sa.text("""
         UPDATE watermark AS mark SET run_id = :run_id,
             first_session = LEAST(locked.first_session, :first), last_session = GREATEST(locked.last_session, :last)
         FROM locked
-        WHERE mark.source = :source AND mark.timeframe = :timeframe AND mark.ticker = locked.ticker
+        WHERE mark.source = locked.source AND mark.timeframe = locked.timeframe AND mark.ticker = locked.ticker
           AND (locked.first_session > :first OR locked.last_session < :last)
     )
     SELECT first_session, last_session, CASE WHEN count(*) < :count THEN array_agg(ticker) END

@@ -255,27 +255,37 @@ class Records:
         with transaction(self._engine) as connection:
             return _gaps(connection, source, timeframe, gap.c.reason.in_(reasons))
 
-    def reconcile(self, source: str, timeframe: str, grids: Sequence[Cells]) -> Reconciliation:
+    def reconcile(
+        self, source: str, timeframe: str, grids: Sequence[Cells], *, stopped: bool = False
+    ) -> Reconciliation:
         """Hold what was asked for against what is there, each ticker as of one moment.
 
         Args:
             source: the vendor.
             timeframe: the bars' timeframe.
             grids: the cells asked for; each a whole grid of its tickers and sessions.
+            stopped: whoever asked for them had to stop: what no watermark has reached is ``pending``.
         """
         parts = [part for grid in grids for part in (halves(grid) if grid.mask.size > _MANY else [grid])]
         if len(parts) == len(grids):
-            return self._reconcile(source, timeframe, grids)
+            return self._reconcile(source, timeframe, grids, stopped=stopped)
         # The database counts millions of bars, of each ticker for itself: two connections count twice as fast.
         with ThreadPoolExecutor(2) as pool:
-            keep = [contextvars.copy_context().run for _ in parts]
-            found = pool.map(lambda run, part: run(self._reconcile, source, timeframe, [part]), keep, parts)
-            return audit.summed(found)
+
+            def one(keep: contextvars.Context, part: Cells) -> Reconciliation:
+                return keep.run(lambda: self._reconcile(source, timeframe, [part], stopped=stopped))
+
+            return audit.summed(pool.map(one, [contextvars.copy_context() for _ in parts], parts))
 
     @persistent
-    def _reconcile(self, source: str, timeframe: str, grids: Sequence[Cells]) -> Reconciliation:
+    def _reconcile(self, source: str, timeframe: str, grids: Sequence[Cells], *, stopped: bool) -> Reconciliation:
         with transaction(self._engine, snapshot=True) as connection:
-            return audit.examine(connection, source, timeframe, grids)
+            if not stopped:
+                return audit.examine(connection, source, timeframe, grids)
+            names = [ticker for grid in grids for ticker in grid.tickers]
+            marked = database_of(connection).among(connection, watermark.c.ticker, names)
+            marks = _marks(connection, source, timeframe, marked)
+            return audit.examine_reached(connection, source, timeframe, grids, marks)
 
     @persistent
     def count_bars(self, timeframe: str, grids: Sequence[Cells]) -> int:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from closingbell.errors import ClosingbellError, ConfigurationError
-from closingbell.store import Store
+from closingbell.store import Store, Writer
 from tasks import batch, night
 from tasks.resources import Resources
 from tests.night.command import ended, start
@@ -27,7 +27,8 @@ from tests.proxy import Proxy
 pytestmark = pytest.mark.prefect
 
 TICKERS = ["AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "AVGO", "TSLA"]
-CELLS = len(TICKERS) * 24
+SESSIONS = 24
+CELLS = len(TICKERS) * SESSIONS
 
 
 def _started(nights: Nights, **settings: str) -> subprocess.Popen[str]:
@@ -81,30 +82,64 @@ def test_a_run_called_off_leaves_a_true_state(
     assert again["inserted"] == CELLS - told["stored_bars"]
 
 
-def test_ctrl_c_while_batches_are_handed_out_ends_those_at_work(
-    nights: Nights, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first are at the vendor before the last is handed out; nobody waits there for the vendor's silence."""
+@contextmanager
+def _broken_off(nights: Nights) -> Iterator[None]:
+    """A run in the block is called off when two of its calls are answered, and two are not."""
     nights.market.fault("stall", seconds=600, when="body", path="/range/", after=2)
-    for name, value in {"READ_TIMEOUT": "600", "CALL_TIMEOUT": "600"}.items():
-        nights.setenv(f"POLYGON_{name}", value)
-    nights.setenv("BATCH_SIZE", "2")
     hand_out = ThreadPoolTaskRunner.map
 
     def broken_off(*arguments: Any, **options: Any) -> None:
         hand_out(*arguments, **options)
-        while len(nights.bar_calls()) < 4:  # two are answered, two are not
+        while len(nights.bar_calls()) < 4:
             threading.Event().wait(0.05)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ThreadPoolTaskRunner, "map", broken_off)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"POLYGON_READ_TIMEOUT": "600", "POLYGON_CALL_TIMEOUT": "600", "BATCH_SIZE": "2"}.items():
+            patch.setenv(name, value)
+        patch.setattr(ThreadPoolTaskRunner, "map", broken_off)
+        yield
+    nights.market.clear_faults()
+
+
+def test_ctrl_c_while_batches_are_handed_out_ends_those_at_work(nights: Nights, store: Store) -> None:
+    """The first are at the vendor before the last is handed out; nobody waits there for the vendor's silence."""
+    with _broken_off(nights), pytest.raises(KeyboardInterrupt):
         nights.ingest(tickers=TICKERS, start="2026-02-02", end="2026-03-06")
-    monkeypatch.undo()
 
     (row,) = store.records.runs()
     assert row["state"] == "Cancelled"
     assert store.records.audit()["polygon", "1d"].balanced
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3600.0])
+def test_what_was_not_tried_is_noted_some_at_a_time_and_only_for_so_long(
+    seconds: float, nights: Nights, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker kills 30 s after it called a run off, and 3,000 tickers have millions of cells in a few years."""
+    monkeypatch.setattr(batch, "LONGEST_FAREWELL", seconds)
+    monkeypatch.setattr(batch, "NOTED_AT_ONCE", 2 * SESSIONS)
+    noted: list[int] = []
+    flush = Writer.flush
+
+    def counting(writer: Writer, run: Any, source: str, timeframe: str, outcomes: Any, *others: Any) -> Any:
+        noted.extend([len(outcomes)] if all(outcome.reason == "pending" for outcome in outcomes) else [])
+        return flush(writer, run, source, timeframe, outcomes, *others)
+
+    monkeypatch.setattr(Writer, "flush", counting)
+    with _broken_off(nights), pytest.raises(KeyboardInterrupt):
+        nights.ingest(tickers=TICKERS, start="2026-02-02", end="2026-03-06")
+
+    assert max(noted, default=0) <= 2
+    assert sum(noted) == (len(TICKERS) - 2 if seconds else 0)
+    (report,) = (nights.home / "runs").glob("*.json")
+    told = json.loads(report.read_text())
+    assert (told["state"], told["unexplained"]) == ("Cancelled", {})
+    assert told["expected_cells"] == CELLS == told["stored_bars"] + sum(told["gaps"].values())
+    assert store.records.audit()["polygon", "1d"].balanced
+
+    again = nights.retry(run_id=told["run_id"])
+    assert (again["state"], again["stored_bars"]) == ("Completed", CELLS)
 
 
 def test_what_was_begun_is_waited_for_when_a_signal_comes(ctrl_c: Callable[[], None]) -> None:

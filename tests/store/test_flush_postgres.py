@@ -278,6 +278,19 @@ def test_a_large_market_day_is_merged_in_time(store: Store) -> None:
     assert flush(store, market_day(1, tickers, 1.0)).rewritten == 3_000
 
 
+def test_many_watermarks_move_in_time(store: Store) -> None:
+    """Joined by source and timeframe alone, 6,000 of them would be 36 million pairs (5 s)."""
+    tickers = [f"T{i:04}" for i in range(6_000)]
+    with store.engine.begin() as connection:  # the statistics of a table that has just been filled
+        connection.execute(sa.text("ALTER TABLE watermark SET (autovacuum_enabled = off)"))
+    flush(store, market_day(0, tickers))
+    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text(f"ALTER DATABASE {store.engine.url.database} SET statement_timeout = '2s'"))
+    store.engine.dispose()
+    flush(store, market_day(1, tickers))
+    assert query(store, "SELECT DISTINCT last_session FROM watermark") == [(days(1, 1)[0].item(),)]
+
+
 def test_values_of_any_text_come_back_as_they_are(store: Store) -> None:
     texts = ["", "NULL", "null", None, "a,b", "{a}", 'say "no"', "back\\slash", "it's", "é\t\n%s %(x)s :y", " "]
     at = [datetime(2024, 1, 2, 3, 4, 5, 6, tzinfo=UTC)] * len(texts)

@@ -84,6 +84,17 @@ def test_cells_outside_of_the_grid_do_not_count(filled: Store) -> None:
     assert held.balanced
 
 
+def test_what_a_stopped_run_did_not_reach_is_pending(filled: Store) -> None:
+    grid = [Cells.all(("AAPL", "NEW"), days(0, 11))]
+    held = filled.records.reconcile("polygon", "1d", grid)
+    assert held.unexplained == {"AAPL": 2, "NEW": 12}
+    held = filled.records.reconcile("polygon", "1d", grid, stopped=True)
+    assert (held.expected, held.stored, held.gaps, held.unexplained) == (24, 10, {"pending": 14}, {})
+    change(filled, sa.delete(bar).where(bar.c.ticker == "AAPL", bar.c.session == DAY))
+    held = filled.records.reconcile("polygon", "1d", grid, stopped=True)
+    assert (held.stored, held.gaps, held.unexplained) == (9, {"pending": 14}, {"AAPL": 1})
+
+
 def test_halves_over_two_connections_add_up(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     change(filled, sa.delete(bar).where(bar.c.ticker == "AAPL", bar.c.session == DAY))
     whole = filled.records.reconcile("polygon", "1d", GRID)

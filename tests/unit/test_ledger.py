@@ -18,6 +18,7 @@ from closingbell.healing import is_due
 from closingbell.outcome import Outcome
 from closingbell.plan import TickerRange
 from closingbell.quality import Verdict
+from closingbell.store import ledger
 from closingbell.store.ledger import ERROR_LENGTH, GONE_AFTER, LOOK_BACK, Settlement, is_all_new, spans
 from closingbell.store.writer import sessions_between
 
@@ -170,6 +171,26 @@ def test_the_law_holds_after_every_transaction(transactions: list[list[Answer]])
         assert stored <= model.stored
         if all(answer.error or answer.reason == "pending" for answer in transaction):
             assert {cell: gaps[cell] for cell in answered} == answered, "a failed call unsays no answer"
+
+
+def test_an_outcome_looks_at_its_own_cells_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is called off notes a thousand market days at once: each in the time of its own cells."""
+    looked_at: list[int] = []
+
+    def inside(
+        sessions: NDArray[np.datetime64], rows: list[int], days: NDArray[np.datetime64]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        looked_at.append(len(rows))
+        return ledger_inside(sessions, rows, days)
+
+    ledger_inside = ledger._inside
+    monkeypatch.setattr(ledger, "_inside", inside)
+    days = [Answer(TICKERS, (i,), frozenset(), frozenset(), "pending", None, False) for i in range(len(DATES))]
+    database = Database()
+    database.settle(days)
+    database.settle(days)
+    assert max(looked_at) == len(TICKERS)
+    assert len(database.gaps) == len(TICKERS) * len(DATES)
 
 
 def settled(*answers: Answer, database: Database | None = None) -> Database:

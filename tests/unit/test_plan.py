@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from closingbell.cells import Cells
+from closingbell.cells import Cells, Watermark
 from closingbell.plan import CallCost, MarketDay, Plan, TickerRange, batches, cheapest, join, minimum_cover
 from closingbell.quota import Quota, Quotas
 
@@ -184,6 +184,26 @@ def test_batches_that_are_worked_on_at_once_go_through_the_calls_together(size: 
 )
 def test_each_of_those_who_work_at_once_has_a_share(calls: int, size: int, at_once: int, lengths: list[int]) -> None:
     assert [len(part) for part in batches(range(calls), size, at_once)] == lengths
+
+
+@pytest.mark.parametrize(
+    ("begins", "order"),
+    [
+        ([], [0, 1, 2, 3, 4, 5]),
+        ([0], [0, 1, 2, 3, 4, 5]),
+        ([9], [5, 4, 3, 2, 1, 0]),
+        ([3, 3, 0], [3, 4, 5, 2, 1, 0]),
+    ],
+)
+def test_market_days_go_outward_from_what_is_stored(begins: list[int], order: list[int]) -> None:
+    cells = full(9, 6)
+    plan = cheapest(cells, FREE, by_name=np.arange(9) == 8)
+    first = cells.sessions[0].item()
+    found = plan.outward(Watermark(first + timedelta(days=i), date(2024, 2, 1)) for i in begins)
+    *market_days, last = found.calls
+    assert [(call.session - first).days for call in market_days if isinstance(call, MarketDay)] == order
+    assert isinstance(last, TickerRange)
+    assert (set(found.calls), found.summary()) == (set(plan.calls), plan.summary())
 
 
 def test_what_market_days_do_not_carry_is_asked_by_name() -> None:

@@ -689,13 +689,13 @@ def _grants(
 
 
 #: Locks first, in order, and returns what it locked as it was; no tickers where it is the same for all that were asked.
-#: What is updated is looked up by the whole key of what is locked: by source and timeframe alone a table that has no
-#: statistics yet passes for one of a few rows, for each of which all that is locked would be gone through.
+#: No join is by source and timeframe alone: by these a table that has no statistics yet passes for one of a few rows, for
+#: each of which the server would go through all that is on the other side.
 _STRETCH: Final = sa.text("""
     WITH locked AS MATERIALIZED (
         SELECT source, timeframe, ticker, first_session, last_session FROM watermark
         WHERE source = :source AND timeframe = :timeframe
-          AND ticker IN (SELECT unnest(CAST(:tickers AS text[])))
+          AND ticker = ANY (CAST(:tickers AS text[]))
         ORDER BY ticker FOR UPDATE
     ), stretched AS (
         UPDATE watermark AS mark SET run_id = :run_id,

@@ -6,7 +6,6 @@ Nothing else in the project looks at ``os.environ`` for its configuration.
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_val
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from closingbell.errors import ConfigurationError
+from closingbell.hosts import is_here
 from closingbell.quota import Gates, Quota, Quotas
 from closingbell.text import visible
 
@@ -263,17 +263,10 @@ class Settings(BaseSettings):
     def warnings(self) -> list[str]:
         """What a person should know of these settings, though a run can go on with them."""
         parts = urlsplit(self.polygon_base_url)
-        if self.uses_stand_in or parts.scheme != "http" or _is_loopback(parts.hostname or ""):
+        if self.uses_stand_in or parts.scheme != "http" or is_here(parts.hostname or ""):
             return []
         plain = f"POLYGON_API_KEY goes to {visible(parts.hostname or '')} over plain http, where others can read it"
         return [f"{plain}. Set POLYGON_BASE_URL to an https address."]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def load(complete: Callable[[Settings], Settings] | None = None, **overrides: Any) -> Settings:

@@ -34,16 +34,18 @@ def _offsets(zone: ZoneInfo) -> tuple[Instants, NDArray[np.timedelta64]]:
     """From which instants on (UTC, ascending) a zone has which offset; before the first one it has the first."""
     step, hour = timedelta(weeks=4), timedelta(hours=1)
     begin, last = datetime(1970, 1, 1, tzinfo=UTC), datetime(2287, 1, 1, tzinfo=UTC)  # all that the vendor can stamp
-    found = [(begin, _offset(zone, begin))]
+    offset = _offset(zone, begin)
+    found = [(begin, offset)]
     while begin < last:
         # It changes on the hour, and never twice within a step.
         low, high = begin, begin + step
-        if _offset(zone, low) != _offset(zone, high):
+        then = _offset(zone, high)
+        if then != offset:
             while high - low > hour:
                 middle = low + (high - low) // hour // 2 * hour
-                low, high = (middle, high) if _offset(zone, middle) == _offset(zone, low) else (low, middle)
-            found.append((high, _offset(zone, high)))
-        begin += step
+                low, high = (middle, high) if _offset(zone, middle) == offset else (low, middle)
+            found.append((high, then))
+        begin, offset = begin + step, then
     instants = np.array([instant.replace(tzinfo=None) for instant, _ in found], "M8[us]")
     return instants, np.array([offset for _, offset in found], "m8[us]")
 

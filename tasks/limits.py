@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import logging
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
@@ -28,8 +30,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL
 
 from closingbell.errors import ConfigurationError
+from closingbell.hosts import is_here
 from closingbell.quota import Quota
 from closingbell.settings import DATABENTO
 from tasks.endurance import retrying
@@ -173,6 +177,10 @@ class Limit:
             "timeout": httpx.Timeout(_ANSWER, connect=10.0),
             "event_hooks": {"response": [self._note_time]},
         }
+        server = urlsplit(PREFECT_API_URL.value() or "")
+        if server.scheme == "http" and is_here(server.hostname or ""):
+            # It speaks no TLS, for which Prefect would read some hundred certificates, and take 20 ms and more.
+            settings["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         # Prefect's client would sleep and repeat for a minute, during which nobody could close the gate.
         with (
             retrying(0),

@@ -63,7 +63,7 @@ def open_store(
     lock_timeout: float = 30.0,
     stopped: Callable[[], bool] | None = None,
 ) -> Store:
-    """Open a database; connects only when first used, and to another machine over TLS (:mod:`closingbell.store.tls`).
+    """Open a database; connects only when first used, and to another machine over TLS (:mod:`closingbell.hosts`).
 
     Args:
         url: an SQLAlchemy URL; ``postgres://`` is PostgreSQL too.

@@ -31,6 +31,7 @@ from sqlalchemy.ext.compiler import compiles
 from closingbell.bars import BAR, NO_TRADES, VALUES, Bars
 from closingbell.clock import Clock
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError
+from closingbell.hosts import is_here
 from closingbell.store.columns import around, joined, latest, nullable
 from closingbell.store.database import Database, Series, Values, database_of, in_words, ping_idle
 from closingbell.store.faults import (
@@ -65,7 +66,6 @@ from closingbell.store.poison import MANY, everything, too_many
 from closingbell.store.refusals import takes_any
 from closingbell.store.schema import VERSION, bar, metadata, run
 from closingbell.store.selected import Block
-from closingbell.store.tls import is_here
 from closingbell.store.views import VIEWS, Views
 from closingbell.text import visible
 from closingbell.zones import in_utc

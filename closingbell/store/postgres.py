@@ -32,6 +32,7 @@ from sqlalchemy.ext.compiler import compiles
 from closingbell.bars import BAR, NO_TRADES, VALUES, Bars
 from closingbell.cells import Watermark
 from closingbell.errors import ClosingbellError, ConfigurationError, FatalError
+from closingbell.hosts import is_here
 from closingbell.store import copied, partitions
 from closingbell.store.columns import around, ascends, bounds, in_key_order, joined, latest, ordered
 from closingbell.store.copy import Field, Rows, parse
@@ -66,7 +67,6 @@ from closingbell.store.origin import origins
 from closingbell.store.refusals import find_poison
 from closingbell.store.schema import VERSION, Json, Ticker, metadata
 from closingbell.store.selected import Block
-from closingbell.store.tls import is_here
 from closingbell.store.views import VIEWS, Views
 from closingbell.text import visible
 
@@ -689,8 +689,8 @@ def _grants(
 
 
 #: Locks first, in order, and returns what it locked as it was; no tickers where it is the same for all that were asked.
-#: No join is by source and timeframe alone: by these a table that has no statistics yet passes for one of a few rows, for
-#: each of which the server would go through all that is on the other side.
+#: No join is by source and timeframe alone: by these a table that has no statistics yet passes for one of a few rows,
+#: for each of which the server would go through all that is on the other side.
 _STRETCH: Final = sa.text("""
     WITH locked AS MATERIALIZED (
         SELECT source, timeframe, ticker, first_session, last_session FROM watermark

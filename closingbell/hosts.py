@@ -1,4 +1,4 @@
-"""Which way to a database leads over a network, and so has to be TLS unless the URL says otherwise."""
+"""Which way leads over a network, where others can read along, and which does not."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +29,7 @@ _A_GAP: Final = 32
 _OF_REASON: Final = np.array([CODES[reason] for reason in REASONS], np.uint8)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Coverage:
     """The state of every cell of some tickers.
 
@@ -50,7 +51,7 @@ class Coverage:
     as_of: datetime
     verified: bool = True
 
-    @property
+    @cached_property
     def counts(self) -> dict[str, int]:
         """How many cells are in each state, without those that are in none."""
         found = np.zeros(len(STATES), np.int64)

@@ -30,7 +30,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import get_current_settings
 
 from closingbell.errors import ConfigurationError
 from closingbell.hosts import is_here
@@ -177,7 +177,7 @@ class Limit:
             "timeout": httpx.Timeout(_ANSWER, connect=10.0),
             "event_hooks": {"response": [self._note_time]},
         }
-        server = urlsplit(PREFECT_API_URL.value() or "")
+        server = urlsplit(get_current_settings().api.url or "")
         if server.scheme == "http" and is_here(server.hostname or ""):
             # It speaks no TLS, for which Prefect would read some hundred certificates, and take 20 ms and more.
             settings["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

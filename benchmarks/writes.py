@@ -32,7 +32,8 @@ from closingbell.store.columns import ordered
 from closingbell.store.copy import Rows
 from closingbell.store.database import Series
 from closingbell.store.postgres import COPY, whole_rows
-from tasks.flush import ROWS, WRITERS, Flusher, Saving
+from tasks.backlog import Saving
+from tasks.flush import ROWS, WRITERS, Flusher
 
 _RAW: Final = "binary COPY into the same table: the limit"
 _FRESH: Final = "closingbell, fresh, ledger included"

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from functools import wraps
-from itertools import accumulate, groupby
+from itertools import accumulate, count, groupby
 from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
 from uuid import UUID
 
@@ -39,7 +39,8 @@ from closingbell.settings import Settings
 from closingbell.store.claims import Claim
 from closingbell.store.faults import AwayError, LockedError, RaceError
 from closingbell.turn import TURN
-from tasks.flush import Saving
+from tasks.backlog import Saving
+from tasks.flush import HOLD
 from tasks.resources import Resources, current
 
 P = ParamSpec("P")
@@ -90,6 +91,7 @@ class Batch(Generic[C]):
         tally: what the batch adds up to.
         claimed: calls that are claimed and not answered yet, the next one first.
         saving: answers that are not known to be committed: no call is made twice because the database was away.
+        places: of its whole days among all those of the plan, by session.
         tries: times that a thread has taken it up.
         at_work: whether one is at work on it now.
         look_again: seconds to its next look, while other runs have its cells in flight.
@@ -103,6 +105,7 @@ class Batch(Generic[C]):
         self.tally = Tally(calls_done=len(calls))
         self.claimed: list[Claim] = []
         self.saving: list[Saving] = []
+        self.places: Mapping[date, int] = {}
         self.tries = 0
         self.at_work = False
         self.look_again = LOOK_AGAIN
@@ -119,6 +122,11 @@ class Batch(Generic[C]):
     def ended(self) -> bool:
         """Whether there is nothing left of it that the database does not know."""
         return not (self.todo or self.claimed or self.saving)
+
+    def places_of(self, calls: Iterable[C]) -> list[int]:
+        """Where whole days stand among all those of the plan; the order of other calls is nothing to the ledger."""
+        days = [call.session for call in calls if isinstance(call, MarketDay)]
+        return [self.places[day] for day in days if day in self.places]
 
     @contextmanager
     def taken_up(self) -> Iterator[None]:
@@ -153,10 +161,15 @@ def lanes(night: Night, size: int, at_once: int) -> dict[AssetClass, list[Batch[
         at_once: so many of them are worked on at once.
     """
     found: dict[AssetClass, list[Batch[Call]]] = {}
+    number = count()
     several = sum(bool(each.calls) for part in night.parts for each in part.plans.values()) > 1
     for part in night.parts:
         for name, each in part.plans.items():
             batches = batched(each.calls, size, name, f"{part.timeframe} {name}" if several else "", at_once)
+            places = {call.session: next(number) for call in each.calls if isinstance(call, MarketDay)}
+            for batch in batches if places else ():
+                days = [call.session for call in batch.todo if isinstance(call, MarketDay)]
+                batch.places = {day: places[day] for day in days}
             if batches:
                 found.setdefault(name, []).extend(batches)
     return found
@@ -244,7 +257,8 @@ def fetch_batch(batch: Batch[Call], work: Work, resources: Resources) -> Tally:
         raise RunEndingError("the run has to stop", value=resources.stopped.what)  # the run itself notes its calls
     with batch.taken_up(), stopping(resources):
         try:
-            _make_calls(batch, work, resources)
+            with resources.flusher.expecting(_places_under_way(batch, resources)):
+                _make_calls(batch, work, resources)
         finally:
             for saving in batch.saving:
                 resources.flusher.wait(saving)
@@ -321,6 +335,13 @@ def _delay(settings: Settings, tries: int) -> float:
     return min(settings.retry_delay * 2 ** (tries - 1), LONGEST_DELAY) if tries else 0.0
 
 
+def _places_under_way(batch: Batch[Call], resources: Resources) -> list[int]:
+    """The places of a batch's days that later ones may wait for: not where each takes longer than they would."""
+    if not batch.places or resources.gate.in_force.of(batch.lane).interval > HOLD:
+        return []
+    return batch.places_of([*(claim.call for claim in batch.claimed if claim.call), *batch.todo])
+
+
 def _make_calls(batch: Batch[Call], work: Work, resources: Resources) -> None:
     """Fetch and check the calls of a batch, and hand each answer over to be written."""
     for saving in batch.saving:  # what an earlier try could not get written
@@ -336,7 +357,8 @@ def _make_calls(batch: Batch[Call], work: Work, resources: Resources) -> None:
             continue
         begun, claim = time.monotonic(), batch.claimed[0]
         skip = tried and resources.failing[batch.lane] >= DEAD_LINE
-        saving = Saving(claim, *_fetch(cast(Call, claim.call), work, resources, batch, skip=skip))
+        call = cast(Call, claim.call)
+        saving = Saving(claim, *_fetch(call, work, resources, batch, skip=skip), *batch.places_of([call]))
         tried = True
         batch.saving.append(saving)
         del batch.claimed[0]
@@ -374,6 +396,8 @@ def _claim(batch: Batch[Call], work: Work, resources: Resources) -> None:
         busy = [call for call, claim in zip(calls, claims, strict=True) if claim.busy]
         batch.claimed = [claim for claim in claims if claim.call and not claim.busy]
         batch.todo = batch.todo[len(calls) :] + busy
+        not_now = [call for call, claim in zip(calls, claims, strict=True) if not claim.call or claim.busy]
+        resources.flusher.forget(batch.places_of(not_now))
         batch.tally.spared += sum(claim.call is None for claim in claims)
         if len(busy) < len(calls):
             batch.look_again = LOOK_AGAIN

@@ -4,6 +4,7 @@ A writer that is free takes all that there is. Behind a slow API the writers are
 committed by itself, at once. Behind a fast one answers gather while a writer is busy, and what has gathered is its next
 transaction: the slower the database is beside the API, the more of them share its costs. Another writer steps in where
 that would be no small one, or where the first takes long. The batches do not wait for each other, only for room.
+What waits, and whole days in the order of the plan, is :mod:`tasks.backlog`'s.
 
 Where answers are cut into batches of bars, each of those is a transaction of its own, in the order of time, and told.
 """
@@ -15,7 +16,7 @@ import copy
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,8 +27,8 @@ from closingbell.outcome import FlushResult, Outcome
 from closingbell.plan import FlatFile
 from closingbell.quality import NOTHING, REFUSED
 from closingbell.report import Failure, Tally
-from closingbell.store.claims import Claim
 from closingbell.store.faults import AwayError, LockedError, RaceError
+from tasks.backlog import Backlog, Saving
 
 log = logging.getLogger("closingbell.flush")
 
@@ -38,13 +39,10 @@ loading = logging.getLogger("closingbell.loading")
 WRITERS: Final = 2
 
 #: Rows that may wait for a writer, and so the most in one transaction, but for a single answer that is larger. It is
-#: twice as many with those that are being written, and an answer more.
+#: twice as many with those that are being written, and an answer more of each thread.
 ROWS: Final = 50_000
 
-#: A transaction of such a part of these is one for a writer of its own; what is less is left to one that is at work.
-OWN: Final = 5
-
-#: Seconds that an answer waits at most for a writer that is at work, while another one has nothing to do.
+#: Seconds that a writer with nothing to do leaves answers to one that is at work, or later days to earlier ones.
 HOLD: Final = 0.5
 
 #: Seconds that closing waits for the transactions that are under way.
@@ -58,36 +56,6 @@ Write = Callable[[Sequence[Outcome], Sequence[int | None]], FlushResult]
 
 #: Cuts an outcome into those that are committed one by one; the claim on it is closed with the last.
 Cut = Callable[[Outcome], list[Outcome]]
-
-
-class Saving:
-    """What came of a call, on its way into the database.
-
-    Args:
-        claim: on its cells.
-        outcome: what is to be written.
-        error: why the call failed, if it did.
-
-    Attributes:
-        parts: what of the outcome is not committed yet, a transaction each.
-        of: how many those were; 0: nobody has cut it yet.
-        since: when it was handed over, by the monotonic clock.
-        saved: whether it is committed.
-        holes: how many cells of a call that failed have no bar now.
-        failure: why it could not be written.
-    """
-
-    def __init__(self, claim: Claim, outcome: Outcome, error: ClosingbellError | None) -> None:
-        self.claim = claim
-        self.outcome = outcome
-        self.error = error
-        self.rows = max(1, len(outcome.verdict.accepted) + len(outcome.verdict.quarantined))
-        self.parts = [outcome]
-        self.of = 0
-        self.since = 0.0
-        self.saved = False
-        self.holes = 0
-        self.failure: BaseException | None = None
 
 
 class Flusher:
@@ -109,12 +77,10 @@ class Flusher:
     ) -> None:
         self._write = write
         self._cut = cut
-        self._hold = hold
         self._most = rows
         self._writers = writers
         self._threads: list[threading.Thread] = []
-        self._queue: deque[Saving] = deque()
-        self._queued = 0  # rows
+        self._backlog = Backlog(rows, hold, one_by_one=cut is not None)
         self._writing = 0  # rows, of each transaction a large one's at most
         self._idle = 0
         self._written = False
@@ -126,7 +92,7 @@ class Flusher:
         self.tally = Tally()
 
     def put(self, saving: Saving) -> None:
-        """Hand over an outcome; waits for room where so many rows wait already.
+        """Hand over an outcome; returns when there is room for more.
 
         Raises:
             ClosingbellError: the database is beyond waiting for, or the run is over.
@@ -136,23 +102,38 @@ class Flusher:
             if self._cut and not saving.of:
                 saving.parts = [saving.outcome] if saving.outcome.failed else self._cut(saving.outcome)
                 saving.of = len(saving.parts)
-            while not (self._over or self._closing or self._has_room(saving.rows)):
-                try:
-                    self._change.wait()
-                except BaseException as error:  # a signal: nobody will write it
-                    saving.failure = error
-                    raise
             if self._over or self._closing:
                 saving.failure = copy.copy(self._over or RunEndingError("the run is ending"))
                 raise saving.failure
-            saving.since = time.monotonic()
-            self._queue.append(saving)
-            self._queued += saving.rows
+            saving.since, saving.taken = time.monotonic(), False
+            waited = self._to_wait()
+            self._backlog.add(saving)
             # Two that begin the same new tickers at once would get into each other's way: the first goes alone.
             if not self._idle and len(self._threads) < (self._writers if self._written else 1):
                 self._start()
             # Who is woken in vain takes the interpreter from those that are at work.
-            if len(self._queue) == 1 or self._to_wait() == 0:
+            if waited is None or self._to_wait() == 0:
+                self._arrival.notify()
+            while not (self._over or self._closing or saving.taken or self._has_room(saving)):
+                self._change.wait()
+            if self._over and saving.failure:
+                raise saving.failure
+
+    @contextmanager
+    def expecting(self, places: Sequence[int]) -> Iterator[None]:
+        """For the time of the block, let later days wait a moment for those at these places: they are under way."""
+        with self._change:
+            self._backlog.expect(places)
+        try:
+            yield
+        finally:
+            self.forget(places)
+
+    def forget(self, places: Sequence[int]) -> None:
+        """Let no day wait for those at these places any longer."""
+        with self._change:
+            self._backlog.forget(places)
+            if self._to_wait() == 0:
                 self._arrival.notify()
 
     def wait(self, saving: Saving) -> None:
@@ -185,7 +166,9 @@ class Flusher:
         self._threads.append(thread)
 
     def _work(self) -> None:
-        while these := self._taken():
+        are_days = False
+        while these := self._taken(after_days=are_days):
+            are_days = these[0].place is not None
             if self._cut:
                 self._load(these[0])
             else:
@@ -267,45 +250,34 @@ class Flusher:
             self._writing -= sum(min(each.rows, self._most) for each in these if each.saved or each.failure)
             self._change.notify_all()
 
-    def _taken(self) -> list[Saving]:
-        """All that waits, up to a transaction's worth, or one that is cut; empty when it is over."""
+    def _taken(self, *, after_days: bool) -> list[Saving]:
+        """A transaction's worth of what waits, after one of days, or of other answers; empty when it is over."""
         with self._change:
+            if after_days:
+                self._backlog.release_days()
             self._idle += 1
             while not self._closing and (seconds := self._to_wait()) != 0:
                 self._arrival.wait(seconds)
+            these = self._backlog.take(time.monotonic(), alone=self._is_alone())
             self._idle -= 1
-            these: list[Saving] = []
-            rows = 0
-            while self._queue and (not these or self._fits(self._queue[0], these[0], rows)):
-                these.append(self._queue.popleft())
-                rows += these[-1].rows
-            self._queued -= rows
-            self._writing += min(rows, self._most)
+            self._writing += min(sum(each.rows for each in these), self._most)
             self._change.notify_all()
-            if self._queue:
+            if self._backlog:
                 self._arrival.notify()
             return these
 
-    def _has_room(self, rows: int) -> bool:
-        """Whether so many more may wait: what a run holds in memory is bounded, however slow the database is."""
-        queued, held = self._queued + rows, self._queued + self._writing + rows
-        return not self._queued or (queued <= self._most and held <= 2 * self._most)
+    def _has_room(self, saving: Saving) -> bool:
+        """Whether more may come after it: what a run holds in memory is bounded, however slow the database is."""
+        queued = self._backlog.rows
+        return queued == saving.rows or (queued <= self._most and queued + self._writing <= 2 * self._most)
 
     def _to_wait(self) -> float | None:
-        """How many seconds a writer leaves what waits to another one that is at work; None: there is nothing yet."""
-        if not self._queue:
-            return None
-        if len(self._threads) == self._idle or self._queued >= self._most // OWN:
-            return 0.0
-        return max(0.0, self._queue[0].since + self._hold - time.monotonic())
+        """How many seconds a writer leaves what waits where it is; None: there is nothing for it yet."""
+        return self._backlog.wait(time.monotonic(), alone=self._is_alone())
 
-    def _fits(self, one: Saving, first: Saving, rows: int) -> bool:
-        """Whether it may go into a transaction with so many rows: with others of its timeframe."""
-        return (
-            not self._cut
-            and rows + one.rows <= self._most
-            and one.outcome.call.timeframe == first.outcome.call.timeframe
-        )
+    def _is_alone(self) -> bool:
+        """Whether no writer is at work."""
+        return len(self._threads) == self._idle
 
     def _add(self, outcomes: Sequence[Outcome], result: FlushResult) -> None:
         """Count what a transaction wrote."""
@@ -345,9 +317,7 @@ class Flusher:
         if isinstance(failure, AwayError | LockedError | RunEndingError):
             # It was waited for as long as the settings say: nobody waits once more.
             self._over = failure
-            failed += self._queue
-            self._queue.clear()
-            self._queued = 0
+            failed += self._backlog.clear()
         for each in failed:
             each.failure = copy.copy(failure) if isinstance(failure, ClosingbellError) else failure
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
+import sqlalchemy as sa
 
 from closingbell import universe
+from closingbell.store import Store
 from tests.night.conftest import Nights
 
 pytestmark = pytest.mark.prefect
@@ -14,6 +16,14 @@ pytestmark = pytest.mark.prefect
 LAST = date(2026, 3, 6)
 RANGES = "/v2/aggs/ticker/"
 DAYS = "/v2/aggs/grouped/locale/us/market/stocks/"
+
+#: Keeps every gap that was ever written.
+NOTING = (
+    "CREATE TABLE noted AS SELECT * FROM gap",
+    """CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN INSERT INTO noted SELECT NEW.*; RETURN NEW; END'""",
+    "CREATE TRIGGER note AFTER INSERT ON gap FOR EACH ROW EXECUTE FUNCTION note()",
+)
 
 
 def test_one_session_behind_is_one_market_day(nights: Nights) -> None:
@@ -109,3 +119,19 @@ def test_what_a_fresh_market_day_lacks_is_asked_by_name(nights: Nights) -> None:
     nights.market.clear_calls()
 
     assert nights.ingest(universe="etfs", start=date(2026, 2, 2))["actual_calls"] == len(nights.paths()) == 0
+
+
+def test_days_that_come_late_are_noted_as_nothing_else_before(nights: Nights, store: Store) -> None:
+    """Later days wait a moment for them: each would have to be noted for every ticker, and unsaid when it comes."""
+    with store.engine.begin() as connection:
+        for statement in NOTING:
+            connection.execute(sa.text(statement))
+    for late in ("2026-02-03", "2026-02-10", "2026-02-25"):
+        nights.market.fault("stall", seconds=0.2, when="head", path=DAYS + late)
+
+    told = nights.ingest(start=date(2026, 2, 2))
+
+    assert told["plan"]["market_days"] == 24
+    assert told["inserted"] == told["expected_cells"] == 523 * 24
+    with store.engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM noted")).scalar() == 0

@@ -11,8 +11,9 @@ from closingbell.errors import ClosingbellError, FatalError, RetryableError, Run
 from closingbell.outcome import FlushResult, Outcome
 from closingbell.store.claims import Claim
 from closingbell.store.faults import AwayError, RaceError
-from tasks.flush import Flusher, Saving
-from tests.store.blocks import JUDGE, days, range_of, ranged
+from tasks.backlog import Saving
+from tasks.flush import Flusher
+from tests.store.blocks import JUDGE, SESSIONS, days, market_day, range_of, ranged
 
 
 class Database:
@@ -39,6 +40,12 @@ def saving(ticker: str, rows: int = 10, claim: int | None = None, error: Closing
     call = range_of(ticker, days(0, rows - 1))
     outcome = JUDGE.failed(call, error) if error else ranged(ticker, days(0, rows - 1))
     return Saving(Claim(call, claim), outcome, error)
+
+
+def day(place: int) -> Saving:
+    """An answer of one session and three bars, so far on in a plan."""
+    outcome = market_day(place, ("A", "B", "C"))
+    return Saving(Claim(outcome.call), outcome, None, place)
 
 
 def occupied(database: Database, flusher: Flusher, writers: int, *, of: int = 0) -> list[Saving]:
@@ -292,4 +299,84 @@ def test_a_bug_in_taking_note_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPa
         flusher.put(one := saving(name))
         flusher.wait(one)
         assert isinstance(one.failure, ValueError)
+    flusher.close()
+
+
+class Days(Database):
+    """Keeps the places of the days in each transaction."""
+
+    def __call__(self, outcomes: Sequence[Outcome], claims: Sequence[int | None]) -> FlushResult:
+        self.places.append([SESSIONS.tolist().index(outcome.sessions[0].item()) for outcome in outcomes])
+        return super().__call__(outcomes, claims)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[list[int]] = []
+
+
+def test_days_that_come_out_of_order_are_written_in_it_however_full_it_is() -> None:
+    database = Days()
+    flusher = Flusher(database, rows=6, hold=600.0)
+    through = threading.Semaphore(0)
+
+    def put(place: int) -> None:
+        flusher.put(answers[place])
+        through.release()
+
+    answers = [day(place) for place in range(6)]
+    with flusher.expecting(range(6)):
+        for place in (5, 4, 3, 2, 1):
+            threading.Thread(target=put, args=(place,), daemon=True).start()
+        assert through.acquire(timeout=10)
+        assert through.acquire(timeout=10)
+        assert not through.acquire(timeout=0.1), "six bars may wait"
+        assert database.places == []
+        put(0)  # which all the others wait for
+        for each in answers:
+            flusher.wait(each)
+    flusher.close()
+    assert [place for each in database.places for place in each] == [0, 1, 2, 3, 4, 5]
+    assert max(map(len, database.places)) <= 2
+
+
+def test_a_day_that_does_not_come_is_not_waited_for() -> None:
+    database = Days()
+    flusher = Flusher(database, hold=600.0)
+    with flusher.expecting([0, 1]):
+        flusher.put(second := day(1))
+        assert not database.begun.acquire(timeout=0.1)
+    flusher.wait(second)  # whoever was to bring the first one has failed
+    assert database.places == [[1]]
+    flusher.close()
+
+
+def test_days_that_wait_for_another_are_written_before_it_closes() -> None:
+    database = Days()
+    flusher = Flusher(database, hold=600.0)
+    with flusher.expecting([0]):
+        for one in (answers := [day(2), day(1)]):
+            flusher.put(one)
+        flusher.close()
+    assert database.places == [[1, 2]]
+    assert all(one.saved for one in answers)
+
+
+def test_two_writers_never_have_days_in_hand_at_once() -> None:
+    """They are about the same tickers: one would wait for the other in the database."""
+    database = Days()
+    flusher = Flusher(database, rows=10, hold=0.0)
+    flusher.put(first := saving("FIRST"))
+    flusher.wait(first)
+    assert database.begun.acquire(timeout=10)
+    database.let.clear()
+    flusher.put(one := day(0))
+    assert database.begun.acquire(timeout=10)
+    flusher.put(two := day(1))
+    assert not database.begun.acquire(timeout=0.1)
+    flusher.put(other := saving("OTHER", rows=1))
+    assert database.begun.acquire(timeout=10), "the other writer is free for what is no day"
+    assert database.groups[1:] == [["A"], ["OTHER"]]
+    database.let.set()
+    for each in (one, two, other):
+        flusher.wait(each)
     flusher.close()

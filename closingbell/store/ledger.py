@@ -316,13 +316,11 @@ def spans(outcomes: Iterable[Outcome]) -> Mapping[str, Watermark]:
     found: dict[str, Watermark] = {}
     for outcome in outcomes:
         span = Watermark(outcome.sessions[0].item(), outcome.sessions[-1].item())
-        if not found:
-            found = dict.fromkeys(outcome.tickers, span)
-            continue
+        over: dict[int, tuple[Watermark | None, Watermark]] = {}  # by the span so far: of most tickers it is the same
         for ticker in outcome.tickers:
             old = found.get(ticker)
-            if old is None or old == span:
-                found[ticker] = span
-            else:
-                found[ticker] = old.over(span)
+            known = over.get(id(old))
+            if known is None:
+                known = over[id(old)] = old, span if old is None else old.over(span)
+            found[ticker] = known[1]
     return found

@@ -65,8 +65,11 @@ class Field:
         return cls(np.broadcast_to(np.array(value, np.dtype((np.void, len(value)))), n))
 
     @classmethod
-    def texts(cls, vocabulary: Sequence[str], positions: NDArray[np.int32]) -> Field:
+    def texts(cls, vocabulary: Sequence[str], positions: NDArray[np.signedinteger[Any]]) -> Field:
         """Texts, given as positions in a vocabulary."""
+        if len(vocabulary) > len(positions):  # the whole market's, of which a block has a few
+            used, positions = np.unique(positions, return_inverse=True)
+            vocabulary = [vocabulary[i] for i in used.tolist()]
         encoded = [text.encode() for text in vocabulary]
         return cls(np.array(encoded)[positions], None, np.array([len(text) for text in encoded])[positions])
 

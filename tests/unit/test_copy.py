@@ -45,6 +45,12 @@ def test_texts_of_every_length_and_nulls_in_any_place() -> None:
     assert encode(fields) == plain(wanted)
 
 
+def test_texts_of_a_vocabulary_that_has_more_of_them() -> None:
+    names, positions = ("unused", "A", "é", "longest of all", "BRK.B"), np.array([4, 1, 4, 2], np.int32)
+    wanted: list[list[bytes | None]] = [[names[i].encode()] for i in positions]
+    assert encode([Field.texts(names, positions)]) == plain(wanted)
+
+
 @pytest.mark.parametrize("each", [1, 63, 64, 65, 200])
 @pytest.mark.parametrize("absent", [0.0, 0.001, 0.5, 1.0])
 def test_rows_alike_and_rows_of_changing_layouts_are_one_stream(each: int, absent: float) -> None:

@@ -176,10 +176,11 @@ class Backlog:
         while self._days and self._fits(self._days[0][2], these, rows):
             if these and not overdue and self._is_awaited(self._days[0][0]):
                 break
-            these.append(heappop(self._days)[2])
-            rows += these[-1].rows
-            self._passed = max(self._passed, these[-1].place or 0)
-            self._expected = {place for place in self._expected if place > self._passed}
+            place, _, saving = heappop(self._days)
+            these.append(saving)
+            rows += saving.rows
+            self._passed = max(self._passed, place)
+            self._expected = {other for other in self._expected if other > self._passed}
         self._since = min((saving.since for _, _, saving in self._days), default=math.inf)
         self._days_in_hand, self._stalled = True, None
         return these

@@ -167,9 +167,10 @@ def lanes(night: Night, size: int, at_once: int) -> dict[AssetClass, list[Batch[
         for name, each in part.plans.items():
             batches = batched(each.calls, size, name, f"{part.timeframe} {name}" if several else "", at_once)
             places = {call.session: next(number) for call in each.calls if isinstance(call, MarketDay)}
-            for batch in batches if places else ():
-                days = [call.session for call in batch.todo if isinstance(call, MarketDay)]
-                batch.places = {day: places[day] for day in days}
+            for batch in batches:
+                batch.places = {
+                    call.session: places[call.session] for call in batch.todo if isinstance(call, MarketDay)
+                }
             if batches:
                 found.setdefault(name, []).extend(batches)
     return found
@@ -396,9 +397,9 @@ def _claim(batch: Batch[Call], work: Work, resources: Resources) -> None:
         busy = [call for call, claim in zip(calls, claims, strict=True) if claim.busy]
         batch.claimed = [claim for claim in claims if claim.call and not claim.busy]
         batch.todo = batch.todo[len(calls) :] + busy
-        not_now = [call for call, claim in zip(calls, claims, strict=True) if not claim.call or claim.busy]
-        resources.flusher.forget(batch.places_of(not_now))
-        batch.tally.spared += sum(claim.call is None for claim in claims)
+        spared = [call for call, claim in zip(calls, claims, strict=True) if claim.call is None]
+        resources.flusher.forget(batch.places_of([*busy, *spared]))
+        batch.tally.spared += len(spared)
         if len(busy) < len(calls):
             batch.look_again = LOOK_AGAIN
         if batch.claimed:
